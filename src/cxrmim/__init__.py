@@ -1,0 +1,1 @@
+"""Reproduction of MedIM and CMITM as one auditable workflow."""

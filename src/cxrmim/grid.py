@@ -1,0 +1,297 @@
+"""The sole enumerator: params -> pretrainings, downstream runs and the jobs that group them.
+
+Nothing here looks at the disk; `paths` says where a unit of work lies, `pending` which units the
+project has no code for yet.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from cxrmim import plugins
+from cxrmim.params import Block, Cells, Params
+
+Tree = dict[str, Any]
+BASELINE = "baseline-"
+
+
+@dataclass(frozen=True, order=True)
+class Pretraining:
+    """One training of an entry: its weights are `checkpoint`."""
+
+    entry: str
+    seed: int
+
+    @property
+    def checkpoint(self) -> str:
+        """Name of the weights, unique in a scale."""
+        return f"{self.entry}-s{self.seed}"
+
+
+@dataclass(frozen=True, order=True)
+class Run:
+    """One downstream run: weights x dataset x task x percent of labels x seed.
+
+    `checkpoint` is that of a `Pretraining`, or ``baseline-<name>`` for a trivial predictor.
+    """
+
+    checkpoint: str
+    dataset: str
+    task: str
+    percent: int
+    seed: int
+
+    @property
+    def id(self) -> str:
+        """Name of the run, unique in a scale; also its path below records and predictions."""
+        return f"{self.checkpoint}/{self.dataset}-{self.task}-{self.percent}-s{self.seed}"
+
+    @property
+    def baseline(self) -> str | None:
+        """Name of the trivial predictor, None for a run on weights."""
+        return (
+            self.checkpoint.removeprefix(BASELINE) if self.checkpoint.startswith(BASELINE) else None
+        )
+
+
+@dataclass(frozen=True)
+class Job:
+    """Runs that one process does: they share a checkpoint."""
+
+    id: str
+    runs: tuple[Run, ...]
+
+    @property
+    def checkpoint(self) -> str:
+        """The shared checkpoint."""
+        return self.runs[0].checkpoint
+
+    @property
+    def datasets(self) -> list[str]:
+        """Datasets whose shards the job reads."""
+        return sorted({run.dataset for run in self.runs})
+
+
+def entries(params: Params) -> list[str]:
+    """Every pretraining entry by name: methods, variants and aliases, in the order of params."""
+    return [*params.pretrain.methods, *params.pretrain.entries]
+
+
+def target(params: Params, entry: str) -> str:
+    """The entry that an alias stands for (itself if it is none)."""
+    while entry in params.pretrain.entries and params.pretrain.entries[entry].alias:
+        entry = params.pretrain.entries[entry].alias or entry
+    return entry
+
+
+def trained(params: Params) -> list[str]:
+    """Entries that are trained: no aliases, no untrained initialisations."""
+    return [
+        e for e in entries(params) if target(params, e) == e and params.pretraining(e)[1].trains
+    ]
+
+
+def rows(params: Params, block: Block) -> list[str]:
+    """Entries of a table's rows; ``methods`` stands for all methods that its paper compares."""
+    if block.rows != "methods":
+        return list(block.rows)
+    return [
+        m
+        for m in params.pretrain.methods
+        if block.paper is None or block.paper in params.pretraining(m)[1].papers
+    ]
+
+
+def runs_of_cell(params: Params, entry: str, cells: Cells, percent: int) -> list[Run]:
+    """The runs whose mean one table cell prints."""
+    seeds = params.seeds.downstream if cells.seeded else params.seeds.downstream[:1]
+    if entry.startswith(BASELINE):
+        return [Run(entry, cells.dataset, cells.task, percent, params.seeds.downstream[0])]
+    checkpoints = [Pretraining(target(params, entry), s).checkpoint for s in params.seeds.pretrain]
+    return [Run(c, cells.dataset, cells.task, percent, s) for c in checkpoints for s in seeds]
+
+
+def runs_of_block(params: Params, name: str) -> list[Run]:
+    """All runs of one table or figure, baselines left out, each once."""
+    block = params.grid[name]
+    found = [
+        run
+        for entry in rows(params, block)
+        for cells in block.cells
+        for percent in cells.percents
+        for run in runs_of_cell(params, entry, cells, percent)
+    ]
+    return list(dict.fromkeys(found))
+
+
+def baseline_runs(params: Params, name: str) -> list[Run]:
+    """The trivial predictors of one table or figure."""
+    return [
+        run
+        for cells in params.grid[name].cells
+        for percent in cells.percents
+        for baseline in params.downstream.baselines.get(cells.task, [])
+        for run in runs_of_cell(params, BASELINE + baseline, cells, percent)
+    ]
+
+
+def all_runs(params: Params) -> list[Run]:
+    """Every distinct run of the grid, pending ones and baselines included."""
+    found = [run for name in params.grid for run in runs_of_block(params, name)]
+    found += [run for name in params.grid for run in baseline_runs(params, name)]
+    return list(dict.fromkeys(found))
+
+
+def entry_of(checkpoint: str) -> Pretraining:
+    """The pretraining that a checkpoint's name stands for."""
+    entry, _, seed = checkpoint.rpartition("-s")
+    return Pretraining(entry, int(seed))
+
+
+def pending(params: Params, run: Run) -> str | None:
+    """Why a run cannot be made yet, or None if it can."""
+    if plugins.source("task", run.task) is None:
+        return f"task {run.task} has no code yet"
+    if plugins.source("dataset", run.dataset) is None:
+        return f"dataset {run.dataset} has no reader yet"
+    if run.baseline is not None:
+        return None
+    return pending_entry(params, entry_of(run.checkpoint).entry)
+
+
+def pending_entry(params: Params, entry: str) -> str | None:
+    """Why an entry cannot be trained yet, or None if it can."""
+    method, block = params.pretraining(entry)
+    if plugins.source("method", method) is None:
+        return f"method {method} has no code yet"
+    if block.init in entries(params):
+        return pending_entry(params, block.init)
+    return None
+
+
+def runs(params: Params) -> list[Run]:
+    """The runs that can be made now."""
+    return [run for run in all_runs(params) if pending(params, run) is None]
+
+
+def pretrainings(params: Params) -> list[Pretraining]:
+    """The pretrainings that the runs need, those they start from included."""
+    found: dict[Pretraining, None] = {}
+
+    def add(item: Pretraining) -> None:
+        init = params.pretraining(item.entry)[1].init
+        if init in entries(params):
+            add(Pretraining(target(params, init), item.seed))
+        found[item] = None
+
+    for run in runs(params):
+        if run.baseline is None:
+            add(entry_of(run.checkpoint))
+    return list(found)
+
+
+def jobs(params: Params) -> list[Job]:
+    """The runs cut into processes as ``downstream.cut`` says."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs(params):
+        key = run.checkpoint
+        if params.downstream.cut == "fraction":
+            key += f".{run.dataset}-{run.task}-{run.percent}"
+        groups.setdefault(key, []).append(run)
+    return [Job(key, tuple(group)) for key, group in groups.items()]
+
+
+def datasets(params: Params) -> list[str]:
+    """Datasets whose shards are needed, the pretraining corpus first."""
+    found = dict.fromkeys([params.pretrain.corpus] if pretrainings(params) else [])
+    found |= dict.fromkeys(run.dataset for run in runs(params))
+    return list(found)
+
+
+def config(params: Params, kind: str, unit: str) -> Tree:
+    """The parameters that decide what a unit of work is; its record carries them.
+
+    Args:
+        params: all parameters.
+        kind: the stop: phantom, manifest, shards, pretrain or downstream.
+        unit: a dataset, a checkpoint or a run's id, as the stop has it.
+    """
+    if kind == "phantom":
+        phantom = params.phantom
+        return {
+            "seed": phantom.seed,
+            "raster": phantom.raster,
+            "difficulty": phantom.difficulty,
+            "patients": phantom.patients[unit],
+        }
+    if kind == "manifest":
+        manifest = params.manifest
+        return {
+            "source": manifest.source,
+            "max_unreadable": manifest.max_unreadable,
+            "subset": manifest.subset.model_dump(mode="json"),
+            "options": manifest.datasets[unit],
+        }
+    if kind == "shards":
+        tree: Tree = {
+            "side": params.shards.side,
+            "max_unreadable": params.manifest.max_unreadable,
+        }
+        if unit == params.pretrain.corpus:
+            tree["text"] = params.shards.text.model_dump(mode="json")
+        return tree
+    if kind == "pretrain":
+        item = entry_of(unit)
+        method, block = params.pretraining(item.entry)
+        shared = params.pretrain
+        return {
+            "method": method,
+            "corpus": shared.corpus,
+            "precision": shared.precision,
+            "image": shared.image,
+            "vit": shared.vit.model_dump(mode="json"),
+            "text": shared.text.model_dump(mode="json"),
+            **block.model_dump(mode="json", exclude={"papers", "base"}),
+        }
+    if kind == "downstream":
+        run = next(r for r in all_runs(params) if r.id == unit)
+        return {
+            "dataset": run.dataset,
+            "task": run.task,
+            "percent": run.percent,
+            "image": params.pretrain.image,
+            "bootstrap": params.downstream.bootstrap,
+            "options": getattr(params.downstream, run.task),
+        }
+    raise ValueError(f"no such kind of work: {kind}")
+
+
+def code(params: Params, kind: str, unit: str) -> list[str]:
+    """Modules whose import closure makes a unit of work."""
+    if kind == "phantom":
+        return [f"cxrmim.phantom.layouts.{unit}"]
+    if kind == "manifest":
+        return ["cxrmim.manifest.build", f"cxrmim.manifest.datasets.{unit}"]
+    if kind == "shards":
+        return ["cxrmim.shards.build"]
+    if kind == "pretrain":
+        method = params.pretraining(entry_of(unit).entry)[0]
+        return ["cxrmim.pretrain.loop", f"cxrmim.pretrain.methods.{method}"]
+    if kind == "downstream":
+        run = next(r for r in all_runs(params) if r.id == unit)
+        return ["cxrmim.downstream.runs", f"cxrmim.downstream.tasks.{run.task}"]
+    raise ValueError(f"no such kind of work: {kind}")
+
+
+def units(params: Params) -> Iterator[tuple[str, str]]:
+    """(kind, unit) of everything that has a record, upstream first."""
+    for dataset in datasets(params):
+        if params.manifest.source == "phantom":
+            yield "phantom", dataset
+    for kind in ("manifest", "shards"):
+        for dataset in datasets(params):
+            yield kind, dataset
+    for item in pretrainings(params):
+        yield "pretrain", item.checkpoint
+    for run in runs(params):
+        yield "downstream", run.id

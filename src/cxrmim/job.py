@@ -1,0 +1,126 @@
+"""What every job shares: arguments, threads, a log file, errors in one line, exit codes.
+
+A stop's ``__main__`` gives its unit of work and one function; heavy libraries are imported in that
+function, after the thread counts are set.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cxrmim import params as params_module
+from cxrmim.errors import CxrmimError
+from cxrmim.params import Params
+from cxrmim.paths import Paths
+
+log = logging.getLogger("cxrmim")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a job's work function is given."""
+
+    params: Params
+    paths: Paths
+    threads: int
+    unit: str
+
+
+def parser(stop: str, unit: str, help_text: str) -> argparse.ArgumentParser:
+    """Argument parser of a stop: one unit of work and the common options.
+
+    Args:
+        stop: the stop's word.
+        unit: what a unit of work is called (dataset, checkpoint, job).
+        help_text: one line.
+    """
+    out = argparse.ArgumentParser(prog=f"cxrmim {stop}", description=help_text)
+    out.add_argument(f"--{unit}", dest="unit", required=True, metavar="NAME", help=f"which {unit}")
+    add_common(out)
+    return out
+
+
+def add_common(out: argparse.ArgumentParser) -> None:
+    """Add the options that every command takes."""
+    out.add_argument("--params", default="params.yaml", metavar="FILE", help="parameter file")
+    out.add_argument("--scale", help="override the scale set in the parameter file")
+    out.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads to use")
+    out.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def run(
+    stop: str,
+    arguments: argparse.ArgumentParser,
+    work: Callable[[Context], None],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Run one job and return the process's exit status.
+
+    Status 0 is success, 2 wrong parameters, 3 bad data, 4 a contradiction between records, 1 any
+    other failure, 130 an interrupt. Without --debug an expected error is one line; an unexpected one
+    leaves its traceback in the log file only.
+    """
+    args = arguments.parse_args(argv)
+    set_threads(args.threads)
+
+    def job() -> None:
+        params = params_module.load(args.params, args.scale)
+        paths = Paths(params.scale)
+        _log_to(paths.log(stop, args.unit))
+        log.info("%s %s, scale %s, %d threads", stop, args.unit, params.scale, args.threads)
+        work(Context(params, paths, args.threads, args.unit))
+        log.info("done")
+
+    return guarded(job, debug=args.debug, name=f"cxrmim {stop}")
+
+
+def guarded(work: Callable[[], None], *, debug: bool, name: str) -> int:
+    """Call `work`; turn exceptions into one line on stderr and an exit status."""
+    try:
+        work()
+    except CxrmimError as error:
+        if debug:
+            raise
+        log.error("%s", error)
+        sys.stderr.write(f"{name}: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{name}: interrupted\n")
+        return INTERRUPTED
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        log.exception("unexpected error")
+        files = [h.baseFilename for h in log.handlers if isinstance(h, logging.FileHandler)]
+        where = f"; traceback in {files[0]}" if files else "; --debug shows the traceback"
+        sys.stderr.write(f"{name}: unexpected {type(error).__name__}: {error}{where}\n")
+        return 1
+    return 0
+
+
+def set_threads(count: int) -> None:
+    """Hold OpenMP, BLAS and torch to `count` threads; call before they are imported."""
+    for variable in THREAD_VARIABLES:
+        os.environ[variable] = str(count)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(count)
+
+
+def _log_to(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.setLevel(logging.INFO)
+    log.handlers[:] = [handler]
+    log.propagate = False
+    if sys.stderr.isatty():
+        log.addHandler(logging.StreamHandler())

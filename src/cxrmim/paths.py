@@ -1,0 +1,131 @@
+"""Where everything lies; the sole speller of ``results/``. Also atomic writing."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cxrmim.errors import ParamsError
+from cxrmim.params import Params
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Paths of one scale, relative to the working directory."""
+
+    scale: str
+
+    @property
+    def results(self) -> Path:
+        """Folder of everything that a run of this scale writes."""
+        return Path("results") / self.scale
+
+    @property
+    def artifacts(self) -> Path:
+        """Large files, kept by DVC."""
+        return self.results / "artifacts"
+
+    def record(self, kind: str, unit: str) -> Path:
+        """The record of a unit of work: what it is."""
+        return self.results / "records" / kind / f"{unit}.json"
+
+    def circumstances(self, kind: str, unit: str) -> Path:
+        """How a unit of work came about: commit, environment, times."""
+        return self.results / "records" / kind / f"{unit}.circumstances.json"
+
+    def log(self, kind: str, unit: str) -> Path:
+        """Log file of a job."""
+        return self.artifacts / "logs" / kind / f"{unit}.log"
+
+    def phantom(self, dataset: str) -> Path:
+        """Generated raw data of a dataset, in its on-disk layout."""
+        return self.results / "phantom" / dataset
+
+    def manifest(self, dataset: str) -> Path:
+        """Manifest of a dataset (parquet)."""
+        return self.artifacts / "manifests" / f"{dataset}.parquet"
+
+    def shards(self, dataset: str) -> Path:
+        """Folder of a dataset's arrays."""
+        return self.artifacts / "shards" / dataset
+
+    def checkpoint(self, checkpoint: str) -> Path:
+        """Weights of a pretraining (safetensors)."""
+        return self.artifacts / "checkpoints" / f"{checkpoint}.safetensors"
+
+    def prediction(self, run_id: str) -> Path:
+        """Predictions of a downstream run (parquet)."""
+        return self.artifacts / "predictions" / f"{run_id}.parquet"
+
+    def table(self, name: str, suffix: str) -> Path:
+        """A table; `suffix` is csv, md or tex."""
+        return self.results / "tables" / f"{name}.{suffix}"
+
+    def figure(self, name: str, suffix: str) -> Path:
+        """A figure; `suffix` is png, svg or csv."""
+        return self.results / "figures" / f"{name}.{suffix}"
+
+    @property
+    def report(self) -> Path:
+        """Folder of the report."""
+        return self.results / "report"
+
+    @property
+    def summary(self) -> Path:
+        """Every printed cell of the scale as one JSON file."""
+        return self.results / "tables" / "summary.json"
+
+
+def raw_root(params: Params, dataset: str) -> Path:
+    """Folder of a dataset's raw files: generated, or the one that the user set.
+
+    Raises:
+        ParamsError: the scale reads real data and the root is not set or no folder.
+    """
+    if params.manifest.source == "phantom":
+        return Paths(params.scale).phantom(dataset)
+    root = params.manifest.roots.get(dataset)
+    where = f"manifest.roots.{dataset}"
+    if root is None:
+        raise ParamsError(
+            f"params.yaml: {where} = null: scale {params.scale!r} reads the real {dataset} data; "
+            f"set it to the folder that holds them"
+        )
+    if not Path(root).is_dir():
+        raise ParamsError(f"params.yaml: {where} = {root!r}: no such folder; set it at `{where}`")
+    return Path(root)
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Write a file whole or not at all: yields a temporary path beside it, then renames.
+
+    The suffix is kept, so that writers which look at it behave.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Write a folder whole or not at all; an older one is replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

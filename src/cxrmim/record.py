@@ -1,0 +1,275 @@
+"""Provenance records: what a unit of work is, and how it came about.
+
+Two canonical JSON files per unit. The record depends only on inputs, parameters, code and results:
+an identical rerun writes identical bytes, and later steps read it alone. The circumstances hold
+commit, environment and times.
+"""
+
+import ast
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from cxrmim import plugins
+from cxrmim.errors import CheckError
+from cxrmim.grid import code, config
+from cxrmim.params import Params, fingerprint
+from cxrmim.paths import Paths, atomic
+
+Tree = dict[str, Any]
+SCHEMA = 1
+STARTED = time.time()
+# Plumbing holds no maths: what it hands on is in the record as config, inputs and outputs.
+PLUMBING = {
+    "cxrmim",
+    *(f"cxrmim.{m}" for m in ("cli", "errors", "grid", "job", "params", "paths", "plugins")),
+    *(f"cxrmim.{m}" for m in ("progress", "record")),
+}
+
+
+def canonical(tree: Tree) -> bytes:
+    """JSON bytes of a tree: sorted keys, two spaces, a final newline."""
+    text = json.dumps(tree, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode()
+
+
+def digest(path: Path) -> Tree:
+    """{bytes, md5, sha256} of a file; of a folder, those of its sorted listing.
+
+    md5 is what names the object in a DVC remote.
+    """
+    if path.is_dir():
+        return _digest_folder(path)
+    sha, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
+    with path.open("rb") as handle:
+        while chunk := handle.read(1 << 20):
+            sha.update(chunk)
+            md5.update(chunk)
+            size += len(chunk)
+    return {"bytes": size, "md5": md5.hexdigest(), "sha256": sha.hexdigest()}
+
+
+def _digest_folder(path: Path) -> Tree:
+    sha, size, count = hashlib.sha256(), 0, 0
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        entry = digest(file)
+        sha.update(f"{entry['sha256']}  {file.relative_to(path).as_posix()}\n".encode())
+        size += entry["bytes"]
+        count += 1
+    return {"bytes": size, "files": count, "sha256": sha.hexdigest()}
+
+
+@cache
+def closure(modules: tuple[str, ...]) -> str:
+    """Hash of the syntax trees of modules and all of this package that they import.
+
+    A comment or a docstring changes nothing; a change of maths does.
+    """
+    found: dict[str, str] = {}
+    queue = list(modules)
+    while queue:
+        name = queue.pop()
+        if name in found or name in PLUMBING:
+            continue
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            continue
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+        queue += _imports(tree)
+        found[name] = hashlib.sha256(ast.dump(_strip(tree)).encode()).hexdigest()
+    return fingerprint(found)
+
+
+def _imports(tree: ast.Module) -> Iterable[str]:
+    """Modules of this package that a syntax tree imports, inside functions too (absolute names)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names if a.name.startswith("cxrmim"))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cxrmim"):
+            yield node.module or ""
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                if _is_module(name):
+                    yield name
+
+
+def _is_module(name: str) -> bool:
+    path = plugins.PACKAGE.parent.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def _strip(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+            and isinstance(body[0].value.value, str)
+        ):
+            node.body = body[1:] or [ast.Pass()]
+    return tree
+
+
+def code_hash(params: Params, kind: str, unit: str) -> str:
+    """Hash of the code that makes a unit of work."""
+    return closure(tuple(code(params, kind, unit)))
+
+
+def write(
+    params: Params,
+    kind: str,
+    unit: str,
+    *,
+    inputs: Mapping[str, Path] | None = None,
+    outputs: Mapping[str, Path] | None = None,
+    parents: Iterable[tuple[str, str]] = (),
+    metrics: Tree | None = None,
+    details: Tree | None = None,
+    seed: int | None = None,
+    cost: Tree | None = None,
+) -> None:
+    """Write the record and the circumstances of a finished unit of work.
+
+    Args:
+        params: all parameters; the unit's own share is taken with `grid.config`.
+        kind: the stop.
+        unit: the unit's id in its stop.
+        inputs: raw files and folders read; hashed here.
+        outputs: artifacts written; hashed here.
+        parents: (kind, unit) of the records this one builds on.
+        metrics: shares in [0, 1], counts, replicates; nothing that names a patient.
+        details: other facts of the result that an identical rerun reproduces.
+        seed: the unit's own seed.
+        cost: seconds and the like for the circumstances; by default the process's.
+    """
+    paths = Paths(params.scale)
+    settings = config(params, kind, unit)
+    tree: Tree = {
+        "schema": SCHEMA,
+        "kind": kind,
+        "id": unit,
+        "scale": params.scale,
+        "source": params.manifest.source,
+        "config": settings,
+        "config_hash": fingerprint(settings),
+        "code": code_hash(params, kind, unit),
+        "seed": seed,
+        "inputs": {k: {"path": p.as_posix(), **digest(p)} for k, p in (inputs or {}).items()},
+        "outputs": {k: {"path": p.as_posix(), **digest(p)} for k, p in (outputs or {}).items()},
+        "parents": {f"{k}/{u}": sha256(paths.record(k, u)) for k, u in parents},
+        "metrics": metrics or {},
+        "details": details or {},
+    }
+    with atomic(paths.circumstances(kind, unit)) as temporary:
+        temporary.write_bytes(canonical(_circumstances(params, kind, cost or process_cost())))
+    with atomic(paths.record(kind, unit)) as temporary:
+        temporary.write_bytes(canonical(tree))
+
+
+def sha256(path: Path) -> str:
+    """sha256 of a small file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def read(path: Path) -> Tree:
+    """Parse a record.
+
+    Raises:
+        CheckError: it is missing, or no record.
+    """
+    try:
+        tree = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise CheckError(f"{path}: no such record; run `snakemake --cores all`") from None
+    except ValueError as error:
+        raise CheckError(f"{path}: not valid JSON ({error}); restore it with git") from None
+    if not isinstance(tree, dict) or tree.get("schema") != SCHEMA:
+        raise CheckError(f"{path}: not a record of schema {SCHEMA}; restore it with git")
+    return tree
+
+
+def verify(tree: Tree, name: str) -> None:
+    """Assert that an output named in a record is the file on disk.
+
+    Raises:
+        CheckError: the file is missing or has other bytes.
+    """
+    entry = tree["outputs"][name]
+    path = Path(entry["path"])
+    if not path.exists():
+        raise CheckError(f"{path}: not there; `dvc pull` it or run `snakemake --cores all`")
+    if digest(path)["sha256"] != entry["sha256"]:
+        raise CheckError(f"{path}: its sha256 is not the one in {tree['kind']}/{tree['id']}")
+
+
+def process_cost() -> Tree:
+    """Wall and CPU seconds and peak memory of this process so far."""
+    use = resource.getrusage(resource.RUSAGE_SELF)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "seconds": round(time.time() - STARTED, 2),
+        "cpu_seconds": round(
+            use.ru_utime + use.ru_stime + children.ru_utime + children.ru_stime, 2
+        ),
+        "peak_mb": round(max(use.ru_maxrss, children.ru_maxrss) / 1024),
+    }
+
+
+def _circumstances(params: Params, kind: str, cost: Tree) -> Tree:
+    lock = Path("requirements.lock")
+    return {
+        "schema": SCHEMA,
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(
+            _git("status", "--porcelain", "--untracked-files=no", "--", "src", "params.yaml")
+        ),
+        "environment": {
+            "python": platform.python_version(),
+            "lock": sha256(lock) if lock.is_file() else None,
+            "packages": {
+                name: _version(name) for name in ("torch", "timm", "transformers", "numpy")
+            },
+            "cuda": _cuda(),
+            "threads": getattr(params.threads, kind),
+            "machine": platform.machine(),
+            "system": platform.system(),
+        },
+        "roots": {k: v for k, v in params.manifest.roots.items() if v is not None},
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "cost": cost,
+    }
+
+
+@cache
+def _git(*args: str) -> str | None:
+    result = subprocess.run(["git", *args], capture_output=True, text=True, check=False)
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cuda() -> Tree | None:
+    """The GPU, if this process has used torch with one (torch is not imported for it)."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return None
+    return {"version": torch.version.cuda, "device": torch.cuda.get_device_name()}
