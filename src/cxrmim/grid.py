@@ -46,6 +46,13 @@ class Run:
         """Name of the run, unique in a scale; also its path below records and predictions."""
         return f"{self.checkpoint}/{self.dataset}-{self.task}-{self.percent}-s{self.seed}"
 
+    @classmethod
+    def parse(cls, run_id: str) -> "Run":
+        """The run of an id."""
+        checkpoint, _, rest = run_id.rpartition("/")
+        dataset, task, percent, seed = rest.rsplit("-", 3)
+        return cls(checkpoint, dataset, task, int(percent), int(seed.removeprefix("s")))
+
     @property
     def baseline(self) -> str | None:
         """Name of the trivial predictor, None for a run on weights."""
@@ -254,7 +261,7 @@ def config(params: Params, kind: str, unit: str) -> Tree:
             **block.model_dump(mode="json", exclude={"papers", "base"}),
         }
     if kind == "downstream":
-        run = next(r for r in all_runs(params) if r.id == unit)
+        run = Run.parse(unit)
         return {
             "dataset": run.dataset,
             "task": run.task,
@@ -278,9 +285,29 @@ def code(params: Params, kind: str, unit: str) -> list[str]:
         method = params.pretraining(entry_of(unit).entry)[0]
         return ["cxrmim.pretrain.loop", f"cxrmim.pretrain.methods.{method}"]
     if kind == "downstream":
-        run = next(r for r in all_runs(params) if r.id == unit)
+        run = Run.parse(unit)
         return ["cxrmim.downstream.runs", f"cxrmim.downstream.tasks.{run.task}"]
     raise ValueError(f"no such kind of work: {kind}")
+
+
+def parents(params: Params, kind: str, unit: str) -> list[tuple[str, str]]:
+    """(kind, unit) of the records that a unit of work builds on."""
+    if kind == "manifest":
+        return [("phantom", unit)] if params.manifest.source == "phantom" else []
+    if kind == "shards":
+        return [("manifest", unit)]
+    if kind == "pretrain":
+        item = entry_of(unit)
+        init = params.pretraining(item.entry)[1].init
+        found = [("shards", params.pretrain.corpus)]
+        if init in entries(params):
+            found.append(("pretrain", Pretraining(target(params, init), item.seed).checkpoint))
+        return found
+    if kind == "downstream":
+        run = Run.parse(unit)
+        found = [("shards", run.dataset)]
+        return found if run.baseline is not None else [*found, ("pretrain", run.checkpoint)]
+    return []
 
 
 def units(params: Params) -> Iterator[tuple[str, str]]:

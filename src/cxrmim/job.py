@@ -18,6 +18,7 @@ from cxrmim.params import Params
 from cxrmim.paths import Paths
 
 log = logging.getLogger("cxrmim")
+log.addHandler(logging.NullHandler())
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 INTERRUPTED = 130
 
@@ -63,8 +64,8 @@ def run(
     """Run one job and return the process's exit status.
 
     Status 0 is success, 2 wrong parameters, 3 bad data, 4 a contradiction between records, 1 any
-    other failure, 130 an interrupt. Without --debug an expected error is one line; an unexpected one
-    leaves its traceback in the log file only.
+    other failure, 130 an interrupt. Without --debug an expected error is one line; an unexpected
+    one leaves its traceback in the log file only.
     """
     args = arguments.parse_args(argv)
     set_threads(args.threads)

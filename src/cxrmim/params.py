@@ -1,22 +1,20 @@
 """Frozen, typed parameters; the sole reader of params.yaml.
 
 The file's top level holds the papers' values. `load` lays over them what the chosen scale changes
-and, under ``protocol: released``, what the official code does differently, and validates the result.
+and, under ``protocol: released``, what the official code does differently, and validates it all.
 Options of a method, a dataset or a task are validated by the class that its own file states.
 """
 
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError
 
-from cxrmim import plugins
+from cxrmim import explain, plugins
 from cxrmim.errors import ParamsError
 from cxrmim.plugins import Strict
 
@@ -115,7 +113,7 @@ class TextModel(Strict):
 
 
 class Optim(Strict):
-    """Optimiser; `clip` limits the gradient norm (0: no limit), `decay_1d` decays 1-D weights too."""
+    """Optimiser; `clip` limits the gradient norm (0: none), `decay_1d` decays 1-D weights too."""
 
     name: Literal["adamw", "adam"]
     lr: Annotated[float, Field(gt=0)]
@@ -302,7 +300,9 @@ def load(path: str | Path = "params.yaml", scale: str | None = None) -> Params:
         params = Params.model_validate(merged)
         _validate_plugins(params)
     except ValidationError as error:
-        raise ParamsError(f"{file}: {_explain(error, Params, over, str(chosen))}") from None
+        raise ParamsError(
+            f"{file}: {explain.fault(error, Params, over=over, scale=str(chosen))}"
+        ) from None
     except ParamsError as error:
         raise ParamsError(f"{file}: {error}") from None
     return params
@@ -344,7 +344,7 @@ def _resolve(pretrain: Tree, entry: str, seen: tuple[str, ...] = ()) -> tuple[st
         method, block = _resolve(pretrain, variant["method"], (*seen, entry))
         return method, merge(block, variant["set"])
     if entry not in methods:
-        raise ParamsError(unknown("pretrain entry", entry, [*methods, *entries]))
+        raise ParamsError(explain.unknown("pretrain entry", entry, [*methods, *entries]))
     block = methods[entry]
     if block.get("base") is not None:
         block = merge(_resolve(pretrain, block["base"], (*seen, entry))[1], block)
@@ -375,56 +375,22 @@ def _validate_plugins(params: Params) -> None:
         for row in [] if table.rows == "methods" else table.rows:
             if row not in pretrain.methods and row not in pretrain.entries:
                 known = [*pretrain.methods, *pretrain.entries]
-                raise ParamsError(f"grid.{name}.rows: {unknown('pretrain entry', row, known)}")
+                raise ParamsError(
+                    f"grid.{name}.rows: {explain.unknown('pretrain entry', row, known)}"
+                )
         for cells in table.cells:
             if cells.dataset not in params.manifest.datasets:
                 known = list(params.manifest.datasets)
-                raise ParamsError(f"grid.{name}: {unknown('dataset', cells.dataset, known)}")
+                raise ParamsError(
+                    f"grid.{name}: {explain.unknown('dataset', cells.dataset, known)}"
+                )
             tasks = [t for t in DownstreamParams.model_fields if t not in FRAME]
             if cells.task not in tasks:
-                raise ParamsError(f"grid.{name}: {unknown('task', cells.task, tasks)}")
-
-
-def unknown(what: str, name: str, known: list[str]) -> str:
-    """A sentence about a name that does not exist, with its nearest neighbours."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    hint = f"; did you mean {' or '.join(near)}?" if near else f"; known: {', '.join(known)}"
-    return f"no {what} {name!r}{hint}"
+                raise ParamsError(f"grid.{name}: {explain.unknown('task', cells.task, tasks)}")
 
 
 def _validated(model: type[T], tree: Tree, where: str) -> T:
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise ParamsError(_explain(error, model, {}, "", where)) from None
-
-
-@cache
-def _keys(model: type[Strict]) -> list[str]:
-    return list(model.model_fields)
-
-
-def _explain(
-    error: ValidationError, model: type[Strict], over: Tree, scale: str, where: str = ""
-) -> str:
-    """One line for the first fault of a validation: key, value, rule, place to set it."""
-    first = error.errors()[0]
-    loc = [str(part) for part in first["loc"]]
-    key = ".".join([*([where] if where else []), *loc])
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(loc[-1], _sibling_keys(model, loc[:-1]), n=1)
-        return f"{key}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
-    if first["type"] == "missing":
-        return f"{key}: missing; add it there"
-    node: Any = over
-    for part in loc:
-        node = node.get(part) if isinstance(node, Mapping) else None
-    place = f"scales.{scale}.{key}" if node is not None else key
-    return f"{key} = {first['input']!r}: {first['msg']}; set it at `{place}`"
-
-
-def _sibling_keys(model: Any, loc: list[str]) -> list[str]:
-    for part in loc:
-        field = getattr(model, "model_fields", {}).get(part)
-        model = getattr(field, "annotation", None)
-    return _keys(model) if isinstance(model, type) and issubclass(model, Strict) else []
+        raise ParamsError(explain.fault(error, model, where)) from None

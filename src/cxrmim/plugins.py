@@ -55,8 +55,8 @@ def options(kind: str, name: str) -> type[Strict] | None:
     """The plug-in's `Options` class, read without importing the module.
 
     Importing a method means importing torch and timm, seconds that a dry run must not pay. The
-    class statement alone (it may use Strict, Field, Literal, Annotated and builtins) is compiled from
-    the source instead; `tests/test_plugins.py` holds it equal to the class that an import gives.
+    class statement alone (it may use Strict, Field, Literal, Annotated and builtins) is compiled
+    from the source instead; `tests/test_plugins.py` holds it equal to what an import gives.
 
     Returns:
         The class, or None if the plug-in has no code yet or states no options.
@@ -65,7 +65,9 @@ def options(kind: str, name: str) -> type[Strict] | None:
     if path is None:
         return None
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    found = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Options"]
+    found: list[ast.stmt] = [
+        n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Options"
+    ]
     if not found:
         return None
     scope: dict[str, Any] = {

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from cxrmim import plugins
-from cxrmim.errors import CheckError
+from cxrmim.errors import CheckError, ParamsError
 from cxrmim.grid import code, config
 from cxrmim.params import Params, fingerprint
-from cxrmim.paths import Paths, atomic
+from cxrmim.paths import Paths, atomic, raw_root
 
 Tree = dict[str, Any]
 SCHEMA = 1
@@ -33,8 +33,8 @@ STARTED = time.time()
 # Plumbing holds no maths: what it hands on is in the record as config, inputs and outputs.
 PLUMBING = {
     "cxrmim",
-    *(f"cxrmim.{m}" for m in ("cli", "errors", "grid", "job", "params", "paths", "plugins")),
-    *(f"cxrmim.{m}" for m in ("progress", "record")),
+    *(f"cxrmim.{m}" for m in ("cli", "errors", "explain", "grid", "job", "params", "paths")),
+    *(f"cxrmim.{m}" for m in ("plugins", "progress", "record")),
 }
 
 
@@ -167,16 +167,46 @@ def write(
         "config_hash": fingerprint(settings),
         "code": code_hash(params, kind, unit),
         "seed": seed,
-        "inputs": {k: {"path": p.as_posix(), **digest(p)} for k, p in (inputs or {}).items()},
+        "inputs": {k: _input(params, unit, p) for k, p in (inputs or {}).items()},
         "outputs": {k: {"path": p.as_posix(), **digest(p)} for k, p in (outputs or {}).items()},
         "parents": {f"{k}/{u}": sha256(paths.record(k, u)) for k, u in parents},
         "metrics": metrics or {},
         "details": details or {},
     }
+    tree["digest"] = seal(tree)
     with atomic(paths.circumstances(kind, unit)) as temporary:
         temporary.write_bytes(canonical(_circumstances(params, kind, cost or process_cost())))
     with atomic(paths.record(kind, unit)) as temporary:
         temporary.write_bytes(canonical(tree))
+
+
+RAW = "raw:"
+
+
+def _input(params: Params, unit: str, path: Path) -> Tree:
+    """An input's entry; a raw file is named below its root, which differs between machines."""
+    name = path.as_posix()
+    if unit in params.manifest.datasets:
+        root = raw_root(params, unit)
+        if path.is_relative_to(root):
+            name = f"{RAW}{unit}/{path.relative_to(root).as_posix()}"
+    return {"path": name, **digest(path)}
+
+
+def locate(params: Params, name: str) -> Path | None:
+    """The file that a record's path names here; None for raw data whose root is not set."""
+    if not name.startswith(RAW):
+        return Path(name)
+    dataset, _, rest = name.removeprefix(RAW).partition("/")
+    try:
+        return raw_root(params, dataset) / rest
+    except ParamsError:
+        return None
+
+
+def seal(tree: Tree) -> str:
+    """sha256 of a record's own content, so that an edit by hand shows without any other file."""
+    return hashlib.sha256(canonical({k: v for k, v in tree.items() if k != "digest"})).hexdigest()
 
 
 def sha256(path: Path) -> str:

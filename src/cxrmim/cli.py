@@ -1,0 +1,169 @@
+"""The `cxrmim` command: one subcommand a stop, and the commands that audit."""
+
+import argparse
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from cxrmim import check, grid, job, params, pointers
+from cxrmim.errors import CheckError
+from cxrmim.params import Params
+from cxrmim.paths import Paths
+
+STOPS = {
+    "phantom": "generate a dataset's radiographs and reports in its raw layout",
+    "manifest": "read a raw dataset into one table with splits",
+    "shards": "decode a dataset's images and tokenise its reports",
+    "pretrain": "train one checkpoint",
+    "downstream": "do the runs of one downstream job",
+    "report": "make tables, figures and the page from the records",
+}
+AUDITS = {
+    "grid": "list every pretraining and run of the grid, and what is pending",
+    "trace": "follow a printed number back to runs, weights, data and code",
+    "check": "do records, params.yaml and artifacts agree? (exit status 4 if not)",
+    "compare": "how this machine's numbers differ from the committed ones",
+    "attest": "after a build: check, point DVC at the artifacts, remake the reports",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status (0 ok, 2 parameters, 3 data, 4 contradiction)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] in STOPS:
+        stop: Any = importlib.import_module(f"cxrmim.{arguments[0]}.__main__")
+        status: int = stop.main(arguments[1:])
+        return status
+    args = _parser().parse_args(arguments)
+    if args.command is None:
+        _parser().print_help()
+        return 2
+    return job.guarded(
+        lambda: COMMANDS[args.command](params.load(args.params, args.scale), args),
+        debug=args.debug,
+        name=f"cxrmim {args.command}",
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    out = argparse.ArgumentParser(
+        prog="cxrmim",
+        description="Reproduction of MedIM and CMITM: build with `snakemake --cores all`, "
+        "audit with `dvc repro` and the commands below.",
+    )
+    commands = out.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name, text in STOPS.items():
+        commands.add_parser(name, help=text, add_help=False)
+    audits = {name: commands.add_parser(name, help=text) for name, text in AUDITS.items()}
+    for sub in audits.values():
+        job.add_common(sub)
+    audits["trace"].add_argument("cell", metavar="TABLE:ROW:COLUMN", help="a cell as printed")
+    audits["check"].add_argument(
+        "--stop", choices=[*check.KINDS, "pointers"], help="only this stop's records"
+    )
+    audits["check"].add_argument(
+        "--full", action="store_true", help="recompute the metrics from the predictions on disk"
+    )
+    audits["attest"].add_argument(
+        "--prune", action="store_true", help="remove what the present grid does not know"
+    )
+    return out
+
+
+def say(line: str) -> None:
+    """Print one line of a command's result."""
+    sys.stdout.write(line + "\n")
+
+
+def _grid(loaded: Params, args: argparse.Namespace) -> None:
+    del args
+    say(f"scale {loaded.scale}, data {loaded.manifest.source}")
+    say("")
+    say(
+        f"{len(grid.entries(loaded))} initialisations, {len(grid.trained(loaded))} of them trained:"
+    )
+    for entry in grid.entries(loaded):
+        target = grid.target(loaded, entry)
+        note = f"alias of {target}" if target != entry else grid.pending_entry(loaded, entry)
+        say(f"  {entry:<18}{'pending: ' if note and target == entry else ''}{note or 'ready'}")
+    for name in loaded.grid:
+        runs = grid.runs_of_block(loaded, name)
+        reasons = [reason for run in runs if (reason := grid.pending(loaded, run)) is not None]
+        say(f"{name}: {len(runs)} runs, {len(reasons)} pending")
+        for reason in dict.fromkeys(reasons):
+            say(f"  {reasons.count(reason):>4} x {reason}")
+
+
+def _trace(loaded: Params, args: argparse.Namespace) -> None:
+    from cxrmim.report import cells
+
+    cell = cells.find(loaded, args.cell)
+    links = check.trace(loaded, list(cell.runs))
+    for link in links:
+        say(
+            f"{'  ' * link.depth}[{link.state}] {link.what}{f' - {link.note}' if link.note else ''}"
+        )
+    say(f"dvc.lock: `dvc repro` checks the records above; scale {loaded.scale}")
+    bad = [link for link in links if link.state == "BAD"]
+    if bad:
+        raise CheckError(f"{bad[0].what}: {bad[0].note}")
+
+
+def _check(loaded: Params, args: argparse.Namespace) -> None:
+    if args.stop == "pointers":
+        check.require(pointers.faults(loaded), say)
+    else:
+        kinds = (args.stop,) if args.stop else check.KINDS
+        check.require(check.faults(loaded, kinds), say)
+        if args.stop is None:
+            check.require(check.artifact_faults(loaded), say)
+    if args.full:
+        check.require(check.recomputed_faults(loaded), say)
+    say(f"{args.stop or 'all records'}: no contradiction")
+
+
+def _compare(loaded: Params, args: argparse.Namespace) -> None:
+    del args
+    path = Paths(loaded.scale).summary
+    committed = subprocess.run(
+        ["git", "show", f"HEAD:./{path.as_posix()}"], capture_output=True, text=True, check=False
+    )
+    if committed.returncode != 0:
+        raise CheckError(f"{path}: not committed in this checkout, nothing to compare with")
+    if not path.is_file():
+        raise CheckError(f"{path}: not there; run `snakemake --cores all`")
+    old = _leaves(json.loads(committed.stdout))
+    new = _leaves(json.loads(path.read_text(encoding="utf-8")))
+    shared = [key for key in new if key in old]
+    gaps = {key: abs(new[key] - old[key]) for key in shared}
+    same = sum(gap == 0 for gap in gaps.values())
+    say(f"numbers of this machine against the committed ones (scale {loaded.scale}):")
+    say(f"  {same} of {len(shared)} identical, {len(set(new) ^ set(old))} on one side only")
+    worst = max(gaps, key=lambda key: gaps[key], default=None)
+    if worst is not None and gaps[worst] > 0:
+        say(f"  largest difference {100 * gaps[worst]:.2f} (x100) at {worst}")
+
+
+def _leaves(tree: Any, key: str = "") -> dict[str, float]:
+    if isinstance(tree, dict):
+        return {k: v for n, t in tree.items() for k, v in _leaves(t, f"{key}/{n}").items()}
+    return {key.lstrip("/"): float(tree)} if isinstance(tree, int | float) else {}
+
+
+def _attest(loaded: Params, args: argparse.Namespace) -> None:
+    pointers.attest(loaded, say, prune=args.prune)
+
+
+COMMANDS = {
+    "grid": _grid,
+    "trace": _trace,
+    "check": _check,
+    "compare": _compare,
+    "attest": _attest,
+}
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,164 @@
+"""What the Snakefile needs to know, so that rule files hold rules and nothing else.
+
+Everything comes from `grid` and `paths`; this module arranges it as lists of inputs and outputs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cxrmim import grid, params, paths, plugins, record
+from cxrmim.errors import CxrmimError
+from cxrmim.grid import Job
+from cxrmim.params import Params, fingerprint
+from cxrmim.paths import Paths
+from cxrmim.report import outputs as report_outputs
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """A downstream job as a Snakemake rule sees it."""
+
+    id: str
+    rule: str
+    inputs: list[Path]
+    artifacts: list[Path]
+    outputs: list[Path]
+    state: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Inputs, outputs and states of every rule of one scale."""
+
+    params: Params
+    paths: Paths
+
+    @property
+    def options(self) -> str:
+        """Command-line options that every job gets."""
+        return f"--scale {self.params.scale}"
+
+    def state(self, kind: str, unit: str) -> str:
+        """Hash of a unit's parameters and code: the job is done again when it changes."""
+        settings = fingerprint(grid.config(self.params, kind, unit))
+        return fingerprint([settings, record.code_hash(self.params, kind, unit)])
+
+    @cached_property
+    def raw(self) -> dict[str, Any]:
+        """Inputs of a manifest: the generated files, or none (real data is no rule's output)."""
+        from snakemake.io import ancient
+
+        if self.params.manifest.source == "real":
+            return {}
+        return {
+            "record": self.paths.record("phantom", "{dataset}"),
+            "folder": ancient(self.paths.phantom("{dataset}")),
+        }
+
+    @property
+    def datasets(self) -> list[str]:
+        """Datasets that the scale reads."""
+        return grid.datasets(self.params)
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """Checkpoints that the scale trains."""
+        return [item.checkpoint for item in grid.pretrainings(self.params)]
+
+    def pretrain_records(self, checkpoint: str) -> list[Path]:
+        """Records that a pretraining builds on: its shards, and the weights it starts from."""
+        return [
+            self.paths.record(k, u) for k, u in grid.parents(self.params, "pretrain", checkpoint)
+        ]
+
+    @cached_property
+    def jobs(self) -> list[JobPlan]:
+        """The downstream jobs."""
+        return [self._job(job) for job in grid.jobs(self.params)]
+
+    def _job(self, job: Job) -> JobPlan:
+        inputs = {
+            p: None for run in job.runs for p in grid.parents(self.params, "downstream", run.id)
+        }
+        artifacts = [self.paths.shards(dataset) for dataset in job.datasets]
+        if job.runs[0].baseline is None:
+            artifacts.append(self.paths.checkpoint(job.checkpoint))
+        return JobPlan(
+            id=job.id,
+            rule="".join(c if c.isalnum() else "_" for c in job.id),
+            inputs=[self.paths.record(*parent) for parent in inputs],
+            artifacts=artifacts,
+            outputs=[
+                path
+                for run in job.runs
+                for path in (
+                    self.paths.record("downstream", run.id),
+                    self.paths.prediction(run.id),
+                )
+            ],
+            state=fingerprint([self.state("downstream", run.id) for run in job.runs]),
+        )
+
+    @cached_property
+    def run_records(self) -> list[Path]:
+        """Records of all runs: what the report reads."""
+        return [self.paths.record("downstream", run.id) for run in grid.runs(self.params)]
+
+    @cached_property
+    def report_outputs_made(self) -> list[Path]:
+        """Tables, figures and page that the report stop writes."""
+        return [p for part in report_outputs.outputs(self.params).values() for p in part]
+
+    @cached_property
+    def report_outputs(self) -> list[Path]:
+        """Everything that `rule all` asks for."""
+        sheet = [self.paths.figure("phantom_sheet", "png")]
+        return self.report_outputs_made + (
+            sheet if self.params.manifest.source == "phantom" else []
+        )
+
+    @cached_property
+    def report_state(self) -> str:
+        """Hash of the report's parameters and code."""
+        tree = self.params.model_dump(mode="json", include={"grid", "report", "scale"})
+        modules = ["cxrmim.report.build"]
+        for kind in ("table", "figure"):
+            modules += [f"cxrmim.report.{kind}s.{name}" for name in plugins.names(kind)]
+        return fingerprint([tree, record.closure(tuple(modules))])
+
+    @cached_property
+    def sheet_state(self) -> str:
+        """Hash of what the phantom's contact sheet shows."""
+        tree = self.params.phantom.model_dump(mode="json", exclude={"patients"})
+        return fingerprint([tree, record.closure(("cxrmim.phantom.sheet",))])
+
+
+def plan(config: Mapping[str, Any]) -> Plan:
+    """Validate params.yaml and the data roots, and lay out the scale's workflow.
+
+    Args:
+        config: Snakemake's ``--config``; only the key ``scale`` is known.
+
+    Raises:
+        WorkflowError: one line naming key, value and place, before any job starts.
+    """
+    from snakemake.exceptions import WorkflowError
+
+    try:
+        odd = sorted(set(config) - {"scale"})
+        if odd:
+            raise CxrmimError(
+                f"--config {odd[0]}={config[odd[0]]}: only `scale` can be set there; "
+                f"everything else has its place in params.yaml"
+            )
+        loaded = params.load(scale=config.get("scale"))
+        out = Plan(loaded, Paths(loaded.scale))
+        if loaded.manifest.source == "real":
+            for dataset in out.datasets:
+                paths.raw_root(loaded, dataset)
+    except CxrmimError as error:
+        raise WorkflowError(str(error)) from None
+    return out

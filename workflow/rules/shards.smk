@@ -1,0 +1,23 @@
+# Manifest -> memory-mapped uint8 images, masks and tokenised reports.
+
+
+rule shards:
+    input:
+        record=plan.paths.record("manifest", "{dataset}"),
+        table=ancient(plan.paths.manifest("{dataset}")),
+    output:
+        folder=directory(plan.paths.shards("{dataset}")),
+        record=plan.paths.record("shards", "{dataset}"),
+    params:
+        state=lambda wildcards: plan.state("shards", wildcards.dataset),
+        options=plan.options,
+    log:
+        plan.paths.log("shards", "{dataset}"),
+    threads: plan.params.threads.shards
+    conda:
+        "../../environment.yml"
+    message:
+        "shards: {wildcards.dataset}"
+    shell:
+        "{sys.executable} -m cxrmim.shards --dataset {wildcards.dataset}"
+        " --threads {threads} {params.options}"
