@@ -62,7 +62,11 @@ def _parser() -> argparse.ArgumentParser:
         job.add_common(sub)
     audits["trace"].add_argument("cell", metavar="TABLE:ROW:COLUMN", help="a cell as printed")
     audits["check"].add_argument(
-        "--stop", choices=[*check.KINDS, "pointers"], help="only this stop's records"
+        "--stop",
+        nargs="+",
+        choices=[*check.KINDS, "pointers"],
+        default=list(check.KINDS),
+        help="only these stops' records",
     )
     audits["check"].add_argument(
         "--full", action="store_true", help="recompute the metrics from the predictions on disk"
@@ -113,16 +117,15 @@ def _trace(loaded: Params, args: argparse.Namespace) -> None:
 
 
 def _check(loaded: Params, args: argparse.Namespace) -> None:
-    if args.stop == "pointers":
+    kinds = tuple(kind for kind in args.stop if kind != "pointers")
+    check.require(check.faults(loaded, kinds), say)
+    if kinds == check.KINDS:
+        check.require(check.artifact_faults(loaded), say)
+    if "pointers" in args.stop:
         check.require(pointers.faults(loaded), say)
-    else:
-        kinds = (args.stop,) if args.stop else check.KINDS
-        check.require(check.faults(loaded, kinds), say)
-        if args.stop is None:
-            check.require(check.artifact_faults(loaded), say)
     if args.full:
         check.require(check.recomputed_faults(loaded), say)
-    say(f"{args.stop or 'all records'}: no contradiction")
+    say(f"{', '.join(args.stop)}: no contradiction")
 
 
 def _compare(loaded: Params, args: argparse.Namespace) -> None:

@@ -22,7 +22,7 @@ class Difficulty:
 
 
 DIFFICULTIES = {
-    "easy": Difficulty(nuisance=0.5, contrast=1.6, clutter=0.6, noise=0.1),
+    "easy": Difficulty(nuisance=0.4, contrast=1.75, clutter=0.6, noise=0.1),
     "mid": Difficulty(nuisance=0.7, contrast=1.3, clutter=0.8, noise=0.2),
     "hard": Difficulty(nuisance=1.0, contrast=1.0, clutter=1.0, noise=1.0),
 }

@@ -17,8 +17,8 @@ SIDES = (("right", -1), ("left", 1))
 class Shape:
     """What findings change of a build before it is painted.
 
-    `dome` are the heights of the diaphragm (y of the domes, patient's right and left), `shift` moves
-    the mediastinum towards the viewer's right, `heart` is the cardiothoracic ratio, `vessels`
+    `dome` are the y of the diaphragm's domes (patient's right and left), `shift` moves the
+    mediastinum towards the viewer's right, `heart` is the cardiothoracic ratio, `vessels`
     multiplies the width of the vessels, `wide` that of the upper mediastinum.
     """
 
@@ -34,19 +34,27 @@ class Lung:
     """One lung of a frontal view, painted on the columns `columns` of the grid.
 
     Arrays are of shape (h, columns) or broadcast to it: `mask` soft in 0..1, `inside` the signed
-    distance to the nearest border, `a` the distance from the midline, `lateral` and `medial` the
+    distance to the nearest border, `apex` and `width` the chest's top and half-width, `a` the distance from the midline, `lateral` and `medial` the
     borders in `a` at each row, `floor` the diaphragm's y at each column.
     """
 
     side: str
     sign: int
     columns: slice
+    apex: float
+    width: float
     a: Array
     mask: Array
     inside: Array
     lateral: Array
     medial: Array
     floor: Array
+
+
+def wall(u: Array) -> Array:
+    """How the chest widens from the apex (u = 0) to the base (1), from 0 to 1."""
+    widening: Array = np.sqrt(1 - (1 - u) ** 2.7)
+    return widening
 
 
 def lungs(grid: Grid, build: Build, shape: Shape) -> list[Lung]:
@@ -59,14 +67,28 @@ def lungs(grid: Grid, build: Build, shape: Shape) -> list[Lung]:
         a = grid.x[:, columns] * sign
         dome = shape.dome[index]
         u = np.clip((y - build.apex) / (dome + 0.12 - build.apex), 0, 1)
-        lateral = 0.135 + (build.width - 0.135) * np.sqrt(1 - (1 - u) ** 2.7)
+        lateral = 0.135 + (build.width - 0.135) * wall(u)
         medial = 0.135 - 0.09 * np.sqrt(np.clip(u / 0.16, 0, 1)) + sign * shape.shift * u
         r = (a - 0.14) / (build.width - 0.14)
         floor = dome + 0.13 * np.clip(r, 0, None) ** 2.4 + 0.045 * np.clip(-r, 0, None) ** 2
         inside = np.minimum(np.minimum(lateral - a, a - medial), floor - y)
         inside = np.minimum(inside, y - build.apex)
         mask = ramp(inside, max(0.008, grid.pixel))
-        fields.append(Lung(side, sign, columns, a, mask, inside, lateral, medial, floor))
+        fields.append(
+            Lung(
+                side,
+                sign,
+                columns,
+                build.apex,
+                build.width,
+                a,
+                mask,
+                inside,
+                lateral,
+                medial,
+                floor,
+            )
+        )
     return fields
 
 
@@ -78,7 +100,7 @@ def _vessel_tree(build: Build, shape: Shape, clutter: float) -> list[Stroke]:
         for angle in np.linspace(-1.35, 1.35, 8) + rng.normal(0, 0.08, 8):
             x, y = sign * 0.085 + shape.shift * 0.5, 0.425 + (0.02 if sign < 0 else 0.0)
             width, value, heading = 0.012, 0.85, float(angle)
-            for level in range(3):
+            for _ in range(3):
                 length = float(rng.uniform(0.055, 0.085))
                 bends = rng.normal(0, 0.16, 2)
                 points = [(x, y)]
@@ -117,7 +139,8 @@ def _ribs(lung: Lung, grid: Grid, build: Build) -> Array:
     span = np.clip((grid.y - build.apex + 0.012) * 60, 0, 1) * np.clip((0.9 - grid.y) * 6, 0, 1)
     # The chest wall runs along the rays beside the lung and adds a bright rim there.
     rim = 0.8 * np.exp(-(((lung.a - lung.lateral - 0.006) / 0.010) ** 2))
-    return (band * wall + rim) * span
+    out: Array = (band * wall + rim) * span
+    return out
 
 
 def _body(grid: Grid, build: Build) -> Array:
@@ -130,7 +153,8 @@ def _body(grid: Grid, build: Build) -> Array:
     trunk = waist + 0.10 * np.clip((0.42 - y) / 0.30, 0, 1)
     outline = np.minimum(half, trunk + 0.02 * np.clip((y - 0.6) / 0.4, 0, 1))
     depth = np.clip((outline - np.abs(grid.x)) * 8.0, 0, 1)
-    return 0.60 * depth * (1.55 - 0.55 * depth)
+    out: Array = 0.60 * depth * (1.55 - 0.55 * depth)
+    return out
 
 
 def _bones(grid: Grid, build: Build, view: str) -> Array:
@@ -150,7 +174,8 @@ def _bones(grid: Grid, build: Build, view: str) -> Array:
     bones = bones + 0.09 * head
     column = np.clip((0.040 - np.abs(grid.x)) * 60, 0, 1)
     discs = 0.055 + 0.022 * np.cos(grid.y * (2 * math.pi / 0.052) + build.rib_phase * 6)
-    return bones + column * discs
+    out: Array = bones + column * discs
+    return out
 
 
 def _centre(grid: Grid, build: Build, shape: Shape, scale: float) -> tuple[Array, Array]:
@@ -183,14 +208,14 @@ def _centre(grid: Grid, build: Build, shape: Shape, scale: float) -> tuple[Array
 class Chest:
     """A frontal view under construction.
 
-    `film` (h, w) is painted in place by the findings; `haze` (h, w) is the opacity that they add to
-    the lungs from 0 to 1, `mask` the pneumothorax, `vessels` the vessel strokes.
+    `film` and the pneumothorax `mask` (h, w) are painted in place by the findings; `vessels` (h, w)
+    is what the vessels show in the lungs.
     """
 
     grid: Grid
+    shape: Shape
     film: Array
     fields: list[Lung]
-    heart: Array
     vessels: Array
     mask: Array
 
@@ -221,8 +246,9 @@ def paint_frontal(
         air[:, lung.columns] = lung.mask * (0.55 + 0.45 * thin * (2 - thin))
         ribs[:, lung.columns] = _ribs(lung, grid, build)
         below[:, lung.columns] = np.clip((grid.y - lung.floor) * 9, 0, 1)
+    heart = heart * (1 - below)
     open_air = air * (1 - 0.86 * heart)
-    film -= 0.42 * open_air
+    film -= 0.45 * open_air
     film += heart * (0.09 + 0.05 * np.clip((grid.y - 0.4) * 3, 0, 1))
     film += 0.10 * below * (film > 0.2)
     film -= 0.10 * pipe
@@ -239,4 +265,4 @@ def paint_frontal(
     bubble = ellipse(grid, 0.17, shape.dome[1] + 0.075, 0.055, 0.028, 0.2, 0.015)
     film -= 0.13 * bubble * build.fat
     film += 0.022 * clutter * texture * inside_body
-    return Chest(grid, film, fields, heart, vessels * open_air, np.zeros_like(film))
+    return Chest(grid, shape, film, fields, vessels * open_air, np.zeros_like(film))

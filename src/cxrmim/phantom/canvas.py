@@ -1,8 +1,8 @@
 """The grid that a radiograph is painted on, and the soft-edged shapes that paint it.
 
 Coordinates are the patient's frame: x is 0 on the midline and grows towards the viewer's right (the
-patient's left side), y is 0 at the top and 1 at the bottom; film values run from 0 (black, air) to 1.
-Everything is analytic in these coordinates, so the raster only sets how finely they are sampled.
+patient's left side), y is 0 at the top and 1 at the bottom; film values run from 0 (air) to 1.
+Everything is analytic in these coordinates: the raster only sets how finely they are sampled.
 """
 
 import math
@@ -48,7 +48,7 @@ def make_grid(raster: int, shot: Acquisition) -> Grid:
     """The padded sample grid of an image, with the patient's scale and shift applied."""
     rows, cols = size_of(raster, shot.aspect)
     pad = math.ceil(MARGIN * raster)
-    pixel = 1.0 / (min(rows, cols * 1.04) * shot.scale)
+    pixel = 1.0 / (min(rows, cols) * 1.05 * shot.scale)
     ys = (np.arange(-pad, rows + pad) + 0.5 - rows / 2) * pixel + 0.5 - shot.shift_y
     xs = (np.arange(-pad, cols + pad) + 0.5 - cols / 2) * pixel - shot.shift_x
     return Grid(
@@ -61,14 +61,16 @@ def make_grid(raster: int, shot: Acquisition) -> Grid:
 
 def ramp(distance: Array, width: float) -> Array:
     """A soft step: 0 far outside, 1 far inside, one half where the signed distance is 0."""
-    return np.clip(distance * np.float32(1.0 / width) + np.float32(0.5), 0, 1)
+    step: Array = np.clip(distance * np.float32(1.0 / width) + np.float32(0.5), 0, 1)
+    return step
 
 
 def blob(grid: Grid, x: float, y: float, rx: float, ry: float) -> Array:
     """A Gaussian spot of height 1 and standard deviations `rx`, `ry`; shape (h, w)."""
     across = np.exp(-0.5 * ((grid.x - x) / rx) ** 2)
     down = np.exp(-0.5 * ((grid.y - y) / ry) ** 2)
-    return across * down
+    spot: Array = across * down
+    return spot
 
 
 def ellipse(

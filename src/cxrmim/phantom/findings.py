@@ -168,9 +168,9 @@ def draw_finding(name: str, rng: np.random.Generator) -> Finding:
     zone: Zone = ""
     roll = float(rng.random())
     if name in ("Consolidation", "Lung Lesion"):
-        zone = "upper" if roll < 0.3 else "middle" if roll < 0.5 else "lower"
+        zone = "upper" if roll < 0.25 else "middle" if roll < 0.4 else "lower"
     elif name == "Atelectasis":
-        zone = "lower" if roll < 0.75 else "middle"
+        zone = "lower" if roll < 0.85 else "middle"
     elif name == "Pneumothorax":
         zone = "upper"
     elif name == "Pleural Effusion":
@@ -186,7 +186,7 @@ def draw_finding(name: str, rng: np.random.Generator) -> Finding:
 def _next_findings(
     before: tuple[Finding, ...] | None, rng: np.random.Generator
 ) -> tuple[Finding, ...]:
-    """The findings of the next study: a two-state chain whose stationary share is the prevalence."""
+    """The next study's findings: a two-state chain whose stationary share is the prevalence."""
     kept = {item.name: item for item in before or ()}
     found = []
     for name, share in (PREVALENCE | MINOR_PREVALENCE).items():

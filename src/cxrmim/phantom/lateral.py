@@ -31,14 +31,17 @@ def paint_lateral(
     back = build.depth * (0.78 + 0.25 * np.sin(math.pi * np.clip((y - 0.08) / 0.9, 0, 1)))
     skin = 0.05 + 0.03 * build.fat
     outline = np.minimum(x - front + skin, back + skin + 0.03 - x)
-    shoulder = 0.5 * np.clip((0.2 - y) * 6, 0, 1)
-    depth = np.clip((outline + shoulder * (np.abs(x) < 0.28)) * 8, 0, 1)
-    film = (0.60 * depth).astype(np.float32)
+    depth = np.clip(outline * 8, 0, 1)
+    arms = ellipse(grid, 0.03, 0.06, 0.27, 0.19, 0.25, 0.12)
+    depth = np.maximum(depth, arms)
+    film: Array = (0.60 * depth).astype(np.float32)
     r = (x + 0.05) / build.depth
     floor = min(shape.dome) + 0.02 + 0.05 * np.clip(-r, 0, 1) ** 2 + 0.17 * np.clip(r, 0, 2) ** 2.2
     inside = np.minimum(np.minimum(x - front, back - x), floor - y)
     inside = np.minimum(inside, y - build.apex - 0.03)
-    lung = ramp(inside, max(0.012, grid.pixel)) * (0.55 + 0.45 * np.clip(inside * 7, 0, 1))
+    lung: Array = ramp(inside.astype(np.float32), max(0.012, grid.pixel)) * (
+        0.55 + 0.45 * np.clip(inside * 7, 0, 1)
+    )
     film -= 0.33 * lung
     film += 0.16 * np.clip((floor - y) * -9, 0, 1) * depth
     half = shape.heart * build.width
@@ -55,11 +58,10 @@ def paint_lateral(
     arch = np.abs(np.hypot(x - 0.02, y - 0.34) - 0.065)
     film += 0.08 * np.clip(1.4 - arch / 0.02, 0, 1) * np.clip((0.4 - y) * 12, 0, 1)
     film += 0.10 * blob(grid, 0.0, 0.43, 0.035, 0.05)
-    spine = back - 0.055
+    spine = (back - 0.055).astype(np.float32)
     bone = ramp(0.035 - np.abs(x - spine), 0.02)
     film += bone * (0.10 + 0.05 * np.cos(y * (2 * math.pi / 0.055) + build.rib_phase * 6)) * depth
-    # The shoulders add density at the top, the lungs behind the heart darken towards the bottom.
-    film += 0.16 * np.clip((0.26 - y) * 5, 0, 1) * depth
+    film += 0.17 * arms
     pipe = ramp(0.016 - np.abs(x - 0.015 - 0.12 * (y - 0.2)), 0.012)
     film -= 0.12 * pipe * np.clip((0.41 - y) * 20, 0, 1) * np.clip((y - 0.02) * 30, 0, 1)
     slope = (y - (0.32 * (0.25 - x) + build.rib_phase * 0.05)) / (build.rib_spacing * 1.1)

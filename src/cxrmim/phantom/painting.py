@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cxrmim.phantom.acquisition import FULL_RASTER, Acquisition, Difficulty
-from cxrmim.phantom.anatomy import Chest, Lung, Shape, paint_frontal
+from cxrmim.phantom.anatomy import Chest, Lung, Shape, paint_frontal, wall
 from cxrmim.phantom.canvas import (
     Array,
     Stroke,
@@ -25,7 +26,7 @@ from cxrmim.phantom.lateral import paint_lateral, paint_lateral_findings
 HEIGHTS = {"upper": 0.27, "middle": 0.43, "lower": 0.60, "": 0.45}
 """Height of a zone's middle in the frame."""
 
-GLYPHS = {
+GLYPHS: dict[str, list[list[tuple[float, float]]]] = {
     "L": [[(0, 0), (0, 1), (0.55, 1)]],
     "R": [[(0, 1), (0, 0), (0.5, 0.05), (0.5, 0.45), (0, 0.5), (0.55, 1)]],
 }
@@ -49,11 +50,11 @@ def shape_of(patient: Patient, study: Study, shot: Acquisition, contrast: float)
     gain = 0.6 + 0.25 * contrast
     for item in study.findings:
         if item.name == "Cardiomegaly":
-            heart += gain * (0.115 + 0.11 * item.severity)
+            heart += gain * (0.100 + 0.11 * item.severity)
         elif item.name == "Atelectasis":
             left = item.side == "left"
-            domes[left] -= gain * (0.025 + 0.035 * item.severity)
-            shift += (1 if left else -1) * gain * (0.006 + 0.010 * item.severity)
+            domes[left] -= gain * (0.040 + 0.045 * item.severity)
+            shift += (1 if left else -1) * gain * (0.010 + 0.014 * item.severity)
         elif item.name == "Edema":
             vessels += 0.5 + 0.5 * item.severity
         elif item.name == "Enlarged Cardiomediastinum":
@@ -70,35 +71,31 @@ def _veil(chest: Chest, lung: Lung, shade: Array, strength: float, target: float
 def _effusion(chest: Chest, lung: Lung, item: Finding, contrast: float) -> None:
     """Fluid over the diaphragm with a meniscus that climbs the lateral wall."""
     r = (lung.a - lung.medial) / np.maximum(lung.lateral - lung.medial, 0.02)
-    top = float(lung.floor.max()) - 0.13 - 0.24 * item.severity
-    level = top + 0.075 - 0.085 * np.clip(r, 0, 1) ** 2.5
-    shade = ramp(grid_y(chest) - level, 0.03) * np.clip(lung.mask * 1.3, 0, 1)
+    top = chest.shape.dome[lung.sign > 0] + 0.03 - 0.25 * item.severity
+    level = top + 0.03 - 0.10 * np.clip(r, 0, 1) ** 2.5
+    shade = ramp(chest.grid.y - level, 0.03) * np.clip(lung.mask * 1.3, 0, 1)
     _veil(chest, lung, shade, min(1.0, (0.50 + 0.25 * item.severity) * (0.45 + 0.45 * contrast)))
-
-
-def grid_y(chest: Chest) -> Array:
-    """The rows' y coordinates, shape (h, 1)."""
-    return chest.grid.y
 
 
 def _pneumothorax(chest: Chest, lung: Lung, item: Finding, contrast: float) -> None:
     """Air beside a lung that has come off the wall: dark crescent, white pleural line, mask."""
-    y = grid_y(chest)
-    gap = 0.040 + 0.080 * item.severity
+    y = chest.grid.y
+    gap = 0.050 + 0.090 * item.severity
     reach = 0.52 + 0.25 * item.severity
     # Air rises: the gap is widest at the apex and closes down the wall.
     fall = np.clip((reach - (y - 0.12)) / reach, 0, 1) ** 0.8
-    edge = lung.lateral - gap * fall * (1 + 0.12 * np.sin(y * 17 + 6 * item.place[0]))
-    crown = 0.105 + gap * 1.05 + 0.25 * np.clip(lung.a - 0.12, 0, 1) ** 1.5
-    outside = np.maximum(lung.a - edge, crown - y)
-    outside = np.where(fall > 0, outside, -1).astype(np.float32)
+    top = lung.apex + 0.9 * gap
+    u = np.clip((y - top) / (chest.shape.dome[lung.sign > 0] + 0.12 - top), 0, 1)
+    ripple = 1 + 0.12 * np.sin(y * 17 + 6 * item.place[0])
+    edge = 0.07 + (lung.width - gap * fall * ripple - 0.07) * wall(u)
+    outside = np.where(fall > 0, lung.a - edge, -1).astype(np.float32)
     air = ramp(outside, max(0.006, chest.grid.pixel)) * lung.mask
     part = chest.film[:, lung.columns]
     part -= 0.36 * air * chest.vessels[:, lung.columns]
-    part += air * min(0.9, 0.30 * contrast) * (0.13 - part)
+    part += air * min(0.9, 0.42 * contrast) * (0.10 - part)
     line = np.clip(1.3 - np.abs(outside) / max(0.004, chest.grid.pixel * 0.7), 0, 1)
     part += 0.10 * min(1.5, contrast) * line * lung.mask
-    part += 0.035 * contrast * lung.mask * (1 - air)
+    part += 0.05 * contrast * lung.mask * (1 - air)
     hit = (outside > 0) & (lung.inside > 0)
     chest.mask[:, lung.columns] = np.maximum(chest.mask[:, lung.columns], hit)
 
@@ -107,9 +104,9 @@ def _consolidation(
     chest: Chest, lung: Lung, item: Finding, contrast: float, rng: np.random.Generator
 ) -> None:
     """A patchy opacity that fades at its edge."""
-    x = 0.15 + 0.12 * item.place[0]
-    y = HEIGHTS[item.zone] + 0.07 * (item.place[1] - 0.5)
-    spread = 0.045 + 0.03 * item.severity
+    x = 0.17 + 0.08 * item.place[0]
+    y = HEIGHTS[item.zone] + 0.05 * (item.place[1] - 0.5)
+    spread = 0.062 + 0.036 * item.severity
     spot = blob(chest.grid, lung.sign * x, y, spread, spread * 1.15)
     rough = np.clip(0.9 + 0.4 * cloud(rng, chest.grid.shape, 22), 0.2, 1.5)
     shade = np.clip(1.5 * (spot * rough)[:, lung.columns], 0, 1) * lung.mask
@@ -118,17 +115,17 @@ def _consolidation(
 
 def _atelectasis(chest: Chest, lung: Lung, item: Finding, contrast: float) -> None:
     """Linear bands with some loss of brightness between them and the raised diaphragm."""
-    y = grid_y(chest)
+    y = chest.grid.y
     middle = HEIGHTS[item.zone] + 0.06 * (item.place[1] - 0.5)
     x = 0.20 + 0.05 * item.place[0]
     slope = (item.place[0] - 0.5) * 0.5
-    reach = np.clip((0.14 - np.abs(lung.a - x)) * 20, 0, 1)
+    reach = np.clip((0.15 - np.abs(lung.a - x)) * 12, 0, 1)
     shade = np.zeros_like(lung.mask)
     for step in (0.0, 0.045):
         near = np.abs(y - middle - step - slope * (lung.a - x))
         thick = 0.012 + 0.008 * item.severity - 0.12 * step
-        shade = np.maximum(shade, np.clip(1.4 - near / thick, 0, 1) * (1 - 8 * step))
-    haze = 0.45 * np.exp(-(((y - middle - 0.03) / 0.06) ** 2))
+        shade = np.maximum(shade, np.clip(1.3 - near / thick, 0, 1) * (1 - 8 * step))
+    haze = 0.62 * np.exp(-(((y - middle - 0.05) / 0.075) ** 2))
     shade = np.maximum(shade, haze) * reach * lung.mask
     _veil(chest, lung, shade, min(0.95, (0.36 + 0.2 * item.severity) * contrast), 0.76)
 
@@ -230,7 +227,8 @@ def _develop(
     if shot.collimation:
         edge = max(1, round(shot.collimation * raster))
         values[:edge] = values[rows - edge :] = 0.02
-    return (np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)
+    pixels: NDArray[np.uint8] = (np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return pixels
 
 
 def _stamp(
@@ -238,13 +236,13 @@ def _stamp(
 ) -> None:
     """Draw a lead letter onto `values` (rows, cols), in place, at pixel (x, y)."""
     rows, cols = values.shape
-    ys, xs = np.mgrid[0:rows, 0:cols] if rows * cols < 1 else np.ogrid[0:rows, 0:cols]
+    ys, xs = np.ogrid[0:rows, 0:cols]
     top, left = max(0, int(y) - 2), max(0, int(x) - 2)
     box = (slice(top, int(y + size) + 3), slice(left, int(x + size) + 3))
     py, px = (ys[box[0], :] + 0.5).astype(np.float32), (xs[:, box[1]] + 0.5).astype(np.float32)
     ink = np.zeros(values[box].shape, np.float32)
     for path in glyph:
-        for (x0, y0), (x1, y1) in zip(path, path[1:], strict=False):
+        for (x0, y0), (x1, y1) in pairwise(path):
             ax, ay, dx, dy = x + x0 * size, y + y0 * size, (x1 - x0) * size, (y1 - y0) * size
             t = np.clip(((px - ax) * dx + (py - ay) * dy) / (dx * dx + dy * dy), 0, 1)
             far = np.hypot(px - ax - t * dx, py - ay - t * dy)
