@@ -4,17 +4,21 @@ from snakemake.utils import min_version
 
 min_version("9.20")
 
+import shlex
 import sys
 
-from cxrmim import workflow
+from cxrmim.plan import lay_out
 
 # The one thing that can be set from outside: `--config scale=phantom` for another scale.
-plan = workflow.plan(config)
+plan = lay_out(config)
+
+# Jobs run with the interpreter that runs Snakemake; a bare `python` on a cluster node is another one.
+shell.prefix(f"set -euo pipefail; PYTHON={shlex.quote(sys.executable)}; ")
 
 
 wildcard_constraints:
-    dataset="|".join(plan.datasets),
-    checkpoint="|".join(plan.checkpoints),
+    dataset="|".join(plan.datasets) or "none",
+    checkpoint="|".join(plan.checkpoints) or "none",
 
 
 include: "workflow/rules/phantom.smk"
@@ -27,10 +31,12 @@ include: "workflow/rules/report.smk"
 
 localrules:
     all,
-    report,
+    tables,
+    figures,
+    page,
 
 
 rule all:
     default_target: True
     input:
-        plan.report_outputs,
+        plan.targets,

@@ -11,17 +11,17 @@ for job in plan.jobs:
             artifacts=ancient(job.artifacts),
         output:
             update(job.outputs),
+        log:
+            plan.paths.log("downstream", job.id),
+        conda:
+            "../../environment.yml"
+        threads: plan.params.threads.downstream
         params:
             state=job.state,
             job=job.id,
             options=plan.options,
-        log:
-            plan.paths.log("downstream", job.id),
-        threads: plan.params.threads.downstream
-        conda:
-            "../../environment.yml"
         message:
             "downstream: {params.job}"
         shell:
-            "{sys.executable} -m cxrmim.downstream --job {params.job}"
+            "$PYTHON -m cxrmim.downstream --job {params.job}"
             " --threads {threads} {params.options}"

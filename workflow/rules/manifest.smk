@@ -7,16 +7,16 @@ rule manifest:
     output:
         table=plan.paths.manifest("{dataset}"),
         record=plan.paths.record("manifest", "{dataset}"),
+    log:
+        plan.paths.log("manifest", "{dataset}"),
+    conda:
+        "../../environment.yml"
+    threads: plan.params.threads.manifest
     params:
         state=lambda wildcards: plan.state("manifest", wildcards.dataset),
         options=plan.options,
-    log:
-        plan.paths.log("manifest", "{dataset}"),
-    threads: plan.params.threads.manifest
-    conda:
-        "../../environment.yml"
     message:
         "manifest: {wildcards.dataset}"
     shell:
-        "{sys.executable} -m cxrmim.manifest --dataset {wildcards.dataset}"
+        "$PYTHON -m cxrmim.manifest --dataset {wildcards.dataset}"
         " --threads {threads} {params.options}"

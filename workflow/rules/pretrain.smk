@@ -8,16 +8,16 @@ rule pretrain:
     output:
         weights=plan.paths.checkpoint("{checkpoint}"),
         record=plan.paths.record("pretrain", "{checkpoint}"),
+    log:
+        plan.paths.log("pretrain", "{checkpoint}"),
+    conda:
+        "../../environment.yml"
+    threads: plan.params.threads.pretrain
     params:
         state=lambda wildcards: plan.state("pretrain", wildcards.checkpoint),
         options=plan.options,
-    log:
-        plan.paths.log("pretrain", "{checkpoint}"),
-    threads: plan.params.threads.pretrain
-    conda:
-        "../../environment.yml"
     message:
         "pretrain: {wildcards.checkpoint}"
     shell:
-        "{sys.executable} -m cxrmim.pretrain --checkpoint {wildcards.checkpoint}"
+        "$PYTHON -m cxrmim.pretrain --checkpoint {wildcards.checkpoint}"
         " --threads {threads} {params.options}"

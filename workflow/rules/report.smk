@@ -1,20 +1,60 @@
-# Records -> tables, figures and the report; reads nothing else, so a clone without data remakes them.
+# Records -> tables, figures and the page; reads nothing else, so a clone without data remakes them.
 
 
-rule report:
+rule tables:
     input:
         plan.run_records,
     output:
-        plan.report_outputs_made,
+        plan.report_outputs["tables"],
+    log:
+        plan.paths.log("report", "tables"),
+    conda:
+        "../../environment.yml"
+    threads: plan.params.threads.report
     params:
         state=plan.report_state,
         options=plan.options,
+    message:
+        "report: tables"
+    shell:
+        "$PYTHON -m cxrmim.report --part tables --threads {threads} {params.options}"
+
+
+rule figures:
+    input:
+        plan.run_records,
+    output:
+        plan.report_outputs["figures"],
     log:
-        plan.paths.log("report", "report"),
-    threads: plan.params.threads.report
+        plan.paths.log("report", "figures"),
     conda:
         "../../environment.yml"
+    threads: plan.params.threads.report
+    params:
+        state=plan.report_state,
+        options=plan.options,
     message:
-        "report: tables, figures, page"
+        "report: figures"
     shell:
-        "{sys.executable} -m cxrmim.report --part all --threads {threads} {params.options}"
+        "$PYTHON -m cxrmim.report --part figures --threads {threads} {params.options}"
+
+
+rule page:
+    input:
+        plan.run_records,
+        plan.report_outputs["tables"],
+        plan.report_outputs["figures"],
+    output:
+        plan.report_outputs["page"],
+    log:
+        plan.paths.log("report", "page"),
+    conda:
+        "../../environment.yml"
+    threads: plan.params.threads.report
+    params:
+        state=plan.report_state,
+        options=plan.options,
+    message:
+        "report: page"
+    shell:
+        "$PYTHON -m cxrmim.report --part page --threads {threads} {params.options}"

@@ -8,16 +8,16 @@ rule shards:
     output:
         folder=directory(plan.paths.shards("{dataset}")),
         record=plan.paths.record("shards", "{dataset}"),
+    log:
+        plan.paths.log("shards", "{dataset}"),
+    conda:
+        "../../environment.yml"
+    threads: plan.params.threads.shards
     params:
         state=lambda wildcards: plan.state("shards", wildcards.dataset),
         options=plan.options,
-    log:
-        plan.paths.log("shards", "{dataset}"),
-    threads: plan.params.threads.shards
-    conda:
-        "../../environment.yml"
     message:
         "shards: {wildcards.dataset}"
     shell:
-        "{sys.executable} -m cxrmim.shards --dataset {wildcards.dataset}"
+        "$PYTHON -m cxrmim.shards --dataset {wildcards.dataset}"
         " --threads {threads} {params.options}"

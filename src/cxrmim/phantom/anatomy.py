@@ -34,8 +34,9 @@ class Lung:
     """One lung of a frontal view, painted on the columns `columns` of the grid.
 
     Arrays are of shape (h, columns) or broadcast to it: `mask` soft in 0..1, `inside` the signed
-    distance to the nearest border, `apex` and `width` the chest's top and half-width, `a` the distance from the midline, `lateral` and `medial` the
-    borders in `a` at each row, `floor` the diaphragm's y at each column.
+    distance to the nearest border, `a` the distance from the midline, `lateral` and `medial` the
+    borders in `a` at each row, `floor` the diaphragm's y at each column. `apex` and `width` are the
+    chest's top and half-width.
     """
 
     side: str

@@ -62,7 +62,8 @@ def paint_lateral(
     bone = ramp(0.035 - np.abs(x - spine), 0.02)
     film += bone * (0.10 + 0.05 * np.cos(y * (2 * math.pi / 0.055) + build.rib_phase * 6)) * depth
     film += 0.17 * arms
-    pipe = ramp(0.016 - np.abs(x - 0.015 - 0.12 * (y - 0.2)), 0.012)
+    axis = np.asarray(0.015 + 0.12 * (y - 0.2), np.float32)
+    pipe = ramp(0.016 - np.abs(x - axis), 0.012)
     film -= 0.12 * pipe * np.clip((0.41 - y) * 20, 0, 1) * np.clip((y - 0.02) * 30, 0, 1)
     slope = (y - (0.32 * (0.25 - x) + build.rib_phase * 0.05)) / (build.rib_spacing * 1.1)
     wave = np.abs(slope - np.floor(slope) - 0.5) * 2
@@ -92,7 +93,8 @@ def paint_lateral_findings(
             shade = blob(grid, along, here, 0.07, 0.07) * rough * lung
         elif item.name == "Atelectasis":
             near = np.abs(grid.y - here - 0.25 * (grid.x - along))
-            shade = np.clip(1.4 - near / 0.02, 0, 1) * lung * (np.abs(grid.x - along) < 0.15)
+            shade = np.clip(1.4 - near / 0.02, 0, 1) * lung
+            shade = shade * np.clip((0.17 - np.abs(grid.x - along)) * 12, 0, 1)
         elif item.name == "Edema":
             shade = 0.8 * blob(grid, 0.02, 0.46, 0.13, 0.16) * lung
         elif item.name == "Lung Lesion":

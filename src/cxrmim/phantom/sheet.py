@@ -19,7 +19,7 @@ NORMAL = Study((), (), False, frozenset(), frozenset(), frozenset())
 
 NUISANCES: tuple[tuple[str, dict[str, float], tuple[str, ...]], ...] = (
     ("over-exposed", {"exposure": 0.13, "gamma": 0.8}, ()),
-    ("under-exposed, hard", {"exposure": -0.1, "contrast": 1.25, "gamma": 1.3}, ()),
+    ("under-exposed", {"exposure": -0.1, "contrast": 1.25, "gamma": 1.3}, ()),
     ("turned, off centre", {"rotation": 5.0, "shift_x": 0.06, "obliquity": 0.02}, ()),
     ("lines and tubes", {}, ("central line", "endotracheal tube", "enteric tube")),
     ("leads, pacemaker", {}, ("ecg leads", "pacemaker")),
@@ -44,9 +44,10 @@ def _tile(pixels: NDArray[np.uint8], mask: NDArray[np.bool_] | None) -> Image.Im
 
 def _caption(item: Finding | None, view: str) -> str:
     if item is None:
-        return f"no finding, {view}"
-    words = [item.side, item.zone, f"severity {item.severity:.1f}", view]
-    return ", ".join(word for word in words if word)
+        return view
+    zone = "" if item.name == "Pneumothorax" else item.zone
+    words = [item.side, zone, f"{item.severity:.1f}", view]
+    return " ".join(word for word in words if word)
 
 
 def draw_sheet(params: PhantomSpec) -> Image.Image:
@@ -75,7 +76,7 @@ def draw_sheet(params: PhantomSpec) -> Image.Image:
             pixels_rng = stream(params.seed, "sheet", row, column, 0, "pixels")
             image = render(patient, study, shot, level, side, pixels_rng)
             masked = name == "Pneumothorax" and column in (2, 3)
-            caption = _caption(item, view) + (" + mask" if masked else "")
+            caption = _caption(item, view) + (", mask" if masked else "")
             tiles.append((_tile(image.pixels, image.mask if masked else None), caption))
         rows.append((name, tiles))
     rows.append(("Nuisances only", _nuisance_row(params)))
@@ -107,7 +108,9 @@ def _compose(
     wide = label + len(COLUMNS) * (side + GAP) + GAP
     sheet = Image.new("RGB", (wide, TITLE + len(rows) * (side + CAPTION + GAP) + GAP), PAPER)
     pen = ImageDraw.Draw(sheet)
-    title = f"phantom data: synthetic, no patient's image ({difficulty} level)"
+    title = (
+        f"phantom data: synthetic, no patient's image ({difficulty} level; numbers are severities)"
+    )
     pen.text((GAP, 8), title, INK, font=ImageFont.load_default(size=14))
     for row, (name, tiles) in enumerate(rows):
         top = TITLE + row * (side + CAPTION + GAP)

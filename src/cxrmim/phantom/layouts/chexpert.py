@@ -1,7 +1,7 @@
 """CheXpert-v1.0-small with its official validation set, and the test set published apart.
 
 `CheXpert-v1.0-small/{train.csv,valid.csv,train/,valid/}`; the test images under `CheXpert/test/`
-and their labels in `CheXpert/groundtruth.csv`, a row per study, as their publishers spell them.
+and their labels in `groundtruth.csv`, a row per study, as their publishers spell them.
 """
 
 import csv
@@ -21,6 +21,9 @@ SMALL = "CheXpert-v1.0-small"
 HEADER = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *COLUMNS]
 FIRST_VALID, FIRST_TEST = 64541, 64741
 """Numbers of the first validation and test patients, as published."""
+
+LEAST_VALID, LEAST_TEST = 60, 100
+"""Patients that the validation and test sets have at the least."""
 
 JPEG_QUALITY = 90
 UNKNOWN_SEX = 7
@@ -83,7 +86,7 @@ def write(root: Path, params: PhantomSpec, workers: int) -> dict[str, int]:
     """Write the data set under `root` (an existing, empty folder).
 
     Args:
-        root: where `CheXpert-v1.0-small/` and `CheXpert/` go.
+        root: where `CheXpert-v1.0-small/`, `CheXpert/` and `groundtruth.csv` go.
         params: seed, raster, difficulty and `patients["chexpert"]`, the patients in train; valid
             adds 6 % of that (at least 60) and test 25 % (at least 100).
         workers: processes; the bytes do not depend on them.
@@ -92,7 +95,8 @@ def write(root: Path, params: PhantomSpec, workers: int) -> dict[str, int]:
         Counts: patients and train images, validation images, test studies.
     """
     train = params.patients["chexpert"]
-    sizes = {"train": train, "valid": max(60, round(0.06 * train)), "test": max(100, train // 4)}
+    valid, test = max(LEAST_VALID, round(0.06 * train)), max(LEAST_TEST, round(0.25 * train))
+    sizes = {"train": train, "valid": valid, "test": test}
     firsts = {"train": 1, "valid": FIRST_VALID, "test": FIRST_TEST}
     # The test set's patients keep their numbers clear of a validation set larger than the real one.
     firsts["test"] = max(FIRST_TEST, FIRST_VALID + sizes["valid"])
@@ -111,7 +115,7 @@ def write(root: Path, params: PhantomSpec, workers: int) -> dict[str, int]:
         tables[task.split] += rows
     _write_table(root / SMALL / "train.csv", HEADER, tables["train"])
     _write_table(root / SMALL / "valid.csv", HEADER, tables["valid"])
-    _write_table(root / "CheXpert" / "groundtruth.csv", ["Study", *COLUMNS], tables["test"])
+    _write_table(root / "groundtruth.csv", ["Study", *COLUMNS], tables["test"])
     return {
         "patients": train,
         "images": len(tables["train"]),

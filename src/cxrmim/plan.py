@@ -14,7 +14,7 @@ from cxrmim.errors import CxrmimError
 from cxrmim.grid import Job
 from cxrmim.params import Params, fingerprint
 from cxrmim.paths import Paths
-from cxrmim.report import outputs as report_outputs
+from cxrmim.report import outputs
 
 
 @dataclass(frozen=True)
@@ -108,17 +108,16 @@ class Plan:
         return [self.paths.record("downstream", run.id) for run in grid.runs(self.params)]
 
     @cached_property
-    def report_outputs_made(self) -> list[Path]:
-        """Tables, figures and page that the report stop writes."""
-        return [p for part in report_outputs.outputs(self.params).values() for p in part]
+    def report_outputs(self) -> dict[str, list[Path]]:
+        """Files of the report by part: tables, figures, page."""
+        return outputs.outputs(self.params)
 
     @cached_property
-    def report_outputs(self) -> list[Path]:
+    def targets(self) -> list[Path]:
         """Everything that `rule all` asks for."""
+        report = [path for part in self.report_outputs.values() for path in part]
         sheet = [self.paths.figure("phantom_sheet", "png")]
-        return self.report_outputs_made + (
-            sheet if self.params.manifest.source == "phantom" else []
-        )
+        return report + (sheet if self.params.manifest.source == "phantom" else [])
 
     @cached_property
     def report_state(self) -> str:
@@ -136,7 +135,7 @@ class Plan:
         return fingerprint([tree, record.closure(("cxrmim.phantom.sheet",))])
 
 
-def plan(config: Mapping[str, Any]) -> Plan:
+def lay_out(config: Mapping[str, Any]) -> Plan:
     """Validate params.yaml and the data roots, and lay out the scale's workflow.
 
     Args:

@@ -1,0 +1,224 @@
+"""Files of the report: bytes, banners, escapes, contents."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from cxrmim.errors import CheckError
+from cxrmim.report import __main__ as command
+from cxrmim.report import build, cells, render
+from cxrmim.report.outputs import PARTS, blocks, outputs
+
+SCALES = ["demo", "trend"]
+REAL = {"scales": {"demo": {"manifest": {"source": "real"}}}}
+HOSTILE = "50% of A_B & <b>$x$</b> #1 {y} ~ ^ \\end"
+
+
+def run_all(params) -> dict[Path, bytes]:
+    build.build_tables(params)
+    build.build_figures(params)
+    build.build_page(params)
+    return {path: path.read_bytes() for part in outputs(params).values() for path in part}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_outputs_are_complete_and_byte_identical_on_rebuild(make, scale) -> None:
+    world = make(scale)
+    first = run_all(world.params)
+    made = {p for d in ("tables", "figures", "report") for p in (world.paths.results / d).glob("*")}
+    assert made == set(first)
+    assert run_all(world.params) == first
+    assert all(c.endswith(b"\n") for p, c in first.items() if p.suffix not in (".png", ".svg"))
+
+
+def test_bytes_do_not_depend_on_the_process(make) -> None:
+    world = make()
+    first = run_all(world.params)
+    code = (
+        "import sys, os; sys.path.insert(0, sys.argv[1]); import conftest; from cxrmim import grid;"
+        "from cxrmim import params; grid.pending = conftest.pending;"
+        "from cxrmim.report import build; p = params.load();"
+        "build.build_tables(p); build.build_figures(p); build.build_page(p)"
+    )
+    Path("matplotlibrc").write_text("font.size: 20\nsvg.fonttype: none\n")
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, Path(__file__).parent], check=True)
+    assert {path: path.read_bytes() for path in first} == first
+
+
+def test_banner_is_there_if_and_only_if_phantom(make) -> None:
+    for over, phantom in (({}, True), (REAL, False)):
+        world = make(over=over)
+        for path, content in run_all(world.params).items():
+            if path.suffix in (".md", ".tex", ".html"):
+                assert (b"PHANTOM DATA" in content) == phantom, path
+                assert (b"Real data" in content) != phantom, path
+            if path.suffix == ".svg":  # matplotlib names each text it draws in a comment
+                assert (b"<!-- PHANTOM DATA" in content) == phantom, path
+
+
+def test_real_pairs_are_never_drawn(make) -> None:
+    world = make(over=REAL)
+    build.build_figures(world.params)
+    build.build_page(world.params)
+    assert world.paths.figure("medim_figure2", "csv").read_text().count("\n") == 1
+    assert "credentialed" in world.paths.figure("medim_figure2", "svg").read_text()
+    assert "effusion" not in (world.paths.report / "index.html").read_text()
+
+
+def test_csv_is_tidy_and_agrees_with_summary(make) -> None:
+    world = make()
+    build.build_tables(world.params)
+    summary = json.loads(world.paths.summary.read_text())["cells"]
+    seen = 0
+    for name in blocks(world.params, "table"):
+        with world.paths.table(name, "csv").open(newline="") as handle:
+            lines = list(csv.DictReader(handle))
+        assert tuple(lines[0]) == render.HEADER
+        for line in lines:
+            address = f"{line['table']}:{line['row']}:{line['column']}"
+            assert (address in summary) == (line["state"] == "measured")
+            assert bool(line["reason"]) == (line["state"] == "pending")
+            if address in summary:
+                seen += 1
+                assert line["ours_mean"] == f"{100 * summary[address]['value']:.2f}"
+                assert summary[address]["n"] == int(line["n"])
+                assert ("sd" in summary[address]) == bool(line["ours_sd"])
+    assert seen == len(summary)
+    for leaf in summary.values():
+        assert all(isinstance(value, int | float) for value in leaf.values())
+
+
+def test_edited_metric_changes_table_and_summary(make) -> None:
+    world = make()
+    first = run_all(world.params)
+    run = world.cell_runs("medim_table1", "mgca", "chexpert", 10)[0]
+    world.write(run, {"value": 0.123})
+    changed = {p.name for p, content in run_all(world.params).items() if content != first[p]}
+    assert {"medim_table1.csv", "medim_table1.md", "medim_table1.tex", "summary.json"} <= changed
+    assert "index.html" in changed
+    assert "cmitm_table1.csv" not in changed
+
+
+def test_latex_escapes_every_special_character() -> None:
+    text = render.latex(HOSTILE)
+    assert text.startswith(r"50\% of A\_B \& \textless{}b\textgreater{}\$x\$")
+    assert text.endswith(r"\#1 \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{}end")
+
+
+def test_latex_tables_are_regular(make) -> None:
+    world = make()
+    build.build_tables(world.params)
+    for name in blocks(world.params, "table"):
+        text = world.paths.table(name, "tex").read_text()
+        width = len(re.search(r"\\begin{tabular}{(\w+)}", text)[1])
+        body = text.split(r"\midrule", 1)[1]
+        rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert rows and all(len(re.split(r"(?<!\\)&", row)) == width for row in rows)
+        assert not re.search(r"(?<!\\)[%_#]", text.split("\n", 1)[1].replace(f"tab:{name}", ""))
+
+
+def test_markdown_rows_have_one_width(make) -> None:
+    world = make()
+    build.build_tables(world.params)
+    for name in blocks(world.params, "table"):
+        text = world.paths.table(name, "md").read_text()
+        widths = {len(re.split(r"(?<!\\)\|", x)) for x in text.splitlines() if x.startswith("|")}
+        assert len(widths) == 1
+        assert "pending" in text or name == "medim_table2"
+
+
+class Reader(HTMLParser):
+    """Checks that tags nest, and keeps them and the links."""
+
+    VOID = {"meta", "img", "link", "br"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.tags: set[str] = set()
+        self.links: list[str] = []
+        self.ids: set[str] = set()
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.tags.add(tag)
+        for key, value in attrs:
+            if key in ("src", "href"):
+                self.links.append(value)
+            if key == "id":
+                self.ids.add(value)
+        if tag not in self.VOID:
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag) -> None:
+        assert self.stack.pop() == tag
+
+
+def test_page_is_whole_local_and_escapes_hostile_words(make) -> None:
+    world = make()
+    run_all(world.params)
+    page = world.paths.report / "index.html"
+    text = page.read_text()
+    reader = Reader()
+    reader.feed(text)
+    assert reader.stack == []
+    assert "script" not in reader.tags
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    for link in reader.links:
+        if link.startswith("#"):
+            assert link[1:] in reader.ids
+        else:
+            assert (page.parent / link).is_file(), link
+    assert "dataset covidx has no reader yet" in text
+    example = re.search(r"cxrmim trace (\S+)</pre>", text)[1]
+    assert cells.find(world.params, example).state == "measured"
+
+
+def test_figure_csv_holds_what_is_drawn(make) -> None:
+    world = make()
+    build.build_figures(world.params)
+    with world.paths.figure("medim_figure2", "csv").open(newline="") as handle:
+        lines = list(csv.DictReader(handle))
+    assert len(lines) == 3 * 2 * 36
+    assert {line["masked"] for line in lines} == {"0", "1"}
+    with world.paths.figure("medim_figure3_left", "csv").open(newline="") as handle:
+        states = {(x["row"], x["column"]): x["state"] for x in csv.DictReader(handle)}
+    assert states["medim-none", "siim"] == "measured"
+    assert states["medim-none", "covidx"] == "pending"
+
+
+def test_broken_pairs_are_an_error(make) -> None:
+    world = make()
+    (run,) = world.cell_runs("medim_figure2", "medim", "mimic", 100)
+    world.write(run, {"value": 0.5}, details={"pairs": [{"image": "AAAA", "size": 96}]})
+    with pytest.raises(CheckError, match=r"details.pairs cannot be read"):
+        build.build_figures(world.params)
+
+
+def test_outputs_need_no_heavy_import() -> None:
+    code = (
+        "import sys; from cxrmim.report import outputs, cells, layout, render;"
+        "from cxrmim import plugins;"
+        "[plugins.load('figure', n) for n in plugins.names('figure')];"
+        "print([m for m in ('pandas', 'matplotlib', 'numpy', 'torch') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_command_builds_a_part(make, part) -> None:
+    world = make()
+    assert command.main(["--part", part]) == 0
+    assert all(path.is_file() for path in outputs(world.params)[part])
+
+
+def test_command_names_an_unknown_part(make, capsys) -> None:
+    make(fill=False)
+    assert command.main(["--part", "table"]) == 2
+    assert "did you mean tables" in capsys.readouterr().err

@@ -1,0 +1,106 @@
+"""The grid lists everything of both papers, counted as protocols.md section 6 counts it."""
+
+from __future__ import annotations
+
+import pytest
+
+from cxrmim import grid, params, plugins
+from cxrmim.grid import Run
+
+
+def trained_runs(loaded, paper=None):
+    return {
+        run
+        for name, block in loaded.grid.items()
+        if paper in (None, block.paper)
+        for run in grid.runs_of_block(loaded, name)
+        if run.task in ("probe", "segment", "finetune")
+    }
+
+
+def test_23_pretrainings_of_which_19_are_trained_and_4_are_aliases(paper):
+    untrained = {"random", "imagenet"}
+    entries = [e for e in grid.entries(paper) if e not in untrained]
+    aliases = [e for e in entries if grid.target(paper, e) != e]
+    assert len(entries) == 23
+    assert len(grid.trained(paper)) == 19
+    assert {grid.target(paper, e) for e in aliases} == {"mae", "gloria", "mrm", "mgca"}
+    assert len(aliases) == 4
+
+
+def test_222_runs_of_medim_and_294_of_cmitm(paper):
+    medim, cmitm = trained_runs(paper, "medim"), trained_runs(paper, "cmitm")
+    assert (len(medim), len(cmitm), len(medim | cmitm)) == (222, 294, 516)
+
+
+@pytest.mark.parametrize(
+    ("block", "count"),
+    [
+        ("medim_table1", 168),
+        ("medim_table2", 2),
+        ("medim_table3", 27),
+        ("medim_figure2", 1),
+        ("medim_figure3_left", 36),
+        ("medim_figure3_right", 27),
+        ("cmitm_table1", 252),
+        ("cmitm_table2", 24),
+        ("cmitm_figure2", 18),
+        ("cmitm_figure3", 24),
+    ],
+)
+def test_runs_of_a_table(paper, block, count):
+    assert len(grid.runs_of_block(paper, block)) == count
+
+
+def test_eight_methods_six_datasets_four_tasks(paper):
+    runs = grid.all_runs(paper)
+    assert len(paper.pretrain.methods) == 8
+    assert len({r.dataset for r in runs}) == 6
+    assert {r.task for r in runs} >= {"probe", "finetune", "segment", "retrieve"}
+
+
+def test_demo_and_paper_have_the_same_grid(demo, paper):
+    assert grid.all_runs(demo) == grid.all_runs(paper)
+
+
+def test_what_has_no_code_is_pending_with_a_reason(demo):
+    for run in grid.all_runs(demo):
+        reason = grid.pending(demo, run)
+        has_code = plugins.source("task", run.task) and plugins.source("dataset", run.dataset)
+        if not has_code:
+            assert reason and "no" in reason
+    assert set(grid.runs(demo)) == {r for r in grid.all_runs(demo) if not grid.pending(demo, r)}
+
+
+@pytest.mark.parametrize("cut", ["fraction", "checkpoint"])
+def test_jobs_hold_every_run_once_and_share_a_checkpoint(tree, write_params, cut):
+    tree["scales"]["demo"]["downstream"]["cut"] = cut
+    loaded = params.load(write_params(tree), "demo")
+    jobs = grid.jobs(loaded)
+    runs = [run for job in jobs for run in job.runs]
+    assert sorted(runs) == sorted(grid.runs(loaded))
+    assert all(len({run.checkpoint for run in job.runs}) == 1 for job in jobs)
+    assert len({job.id for job in jobs}) == len(jobs)
+
+
+def test_a_run_is_read_back_from_its_id(paper):
+    for run in grid.all_runs(paper):
+        assert Run.parse(run.id) == run
+
+
+def test_units_come_after_their_parents(demo):
+    seen = set()
+    for unit in grid.units(demo):
+        assert set(grid.parents(demo, *unit)) <= seen, unit
+        seen.add(unit)
+
+
+def test_a_pretraining_that_starts_from_another_comes_after_it(paper):
+    assert grid.parents(paper, "pretrain", "cmitm-s0")[1] == ("pretrain", "cmitm-s1-s0")
+
+
+def test_a_new_method_gets_a_row_in_every_comparison(tree, write_params):
+    tree["pretrain"]["methods"]["toy"] = {"batch": 8, "epochs": 1}
+    loaded = params.load(write_params(tree), "paper")
+    for name in ("medim_table1", "cmitm_table1"):
+        assert grid.rows(loaded, loaded.grid[name])[-1] == "toy"
