@@ -121,12 +121,19 @@ class Plan:
 
     @cached_property
     def report_state(self) -> str:
-        """Hash of the report's parameters and code."""
-        tree = self.params.model_dump(mode="json", include={"grid", "report", "scale"})
+        """Hash of what the report depends on beside records: parameters, code, package data."""
         modules = ["cxrmim.report.build"]
         for kind in ("table", "figure"):
             modules += [f"cxrmim.report.{kind}s.{name}" for name in plugins.names(kind)]
-        return fingerprint([tree, record.closure(tuple(modules))])
+        room = plugins.PACKAGE / "report"
+        data = [p for p in sorted(room.rglob("*")) if p.suffix in (".csv", ".html", ".css")]
+        return fingerprint(
+            [
+                self.params.model_dump(mode="json"),
+                record.closure(tuple(modules)),
+                [(p.relative_to(room).as_posix(), record.sha256(p)) for p in data],
+            ]
+        )
 
     @cached_property
     def sheet_state(self) -> str:

@@ -1,5 +1,6 @@
 """Files of the report: bytes, banners, escapes, contents."""
 
+import base64
 import csv
 import json
 import re
@@ -9,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from fabricated import attend_details
 
 from cxrmim.errors import CheckError
 from cxrmim.report import __main__ as command
@@ -41,12 +43,12 @@ def test_bytes_do_not_depend_on_the_process(make) -> None:
     world = make()
     first = run_all(world.params)
     code = (
-        "import sys, os; sys.path.insert(0, sys.argv[1]); import conftest; from cxrmim import grid;"
-        "from cxrmim import params; grid.pending = conftest.pending;"
+        "import sys, os; sys.path.insert(0, sys.argv[1]); import fabricated;"
+        "from cxrmim import grid, params; grid.pending = fabricated.pending;"
         "from cxrmim.report import build; p = params.load();"
         "build.build_tables(p); build.build_figures(p); build.build_page(p)"
     )
-    Path("matplotlibrc").write_text("font.size: 20\nsvg.fonttype: none\n")
+    Path("matplotlibrc").write_text("axes.grid: True\nlines.linewidth: 9\n")
     subprocess.run([sys.executable, "-W", "ignore", "-c", code, Path(__file__).parent], check=True)
     assert {path: path.read_bytes() for path in first} == first
 
@@ -195,7 +197,7 @@ def test_figure_csv_holds_what_is_drawn(make) -> None:
 def test_broken_pairs_are_an_error(make) -> None:
     world = make()
     (run,) = world.cell_runs("medim_figure2", "medim", "mimic", 100)
-    world.write(run, {"value": 0.5}, details={"pairs": [{"image": "AAAA", "size": 96}]})
+    world.write(run, {"value": 0.5}, details={"grid": 6, "side": 96, "pairs": [{"words": []}]})
     with pytest.raises(CheckError, match=r"details.pairs cannot be read"):
         build.build_figures(world.params)
 
@@ -222,3 +224,12 @@ def test_command_names_an_unknown_part(make, capsys) -> None:
     make(fill=False)
     assert command.main(["--part", "table"]) == 2
     assert "did you mean tables" in capsys.readouterr().err
+
+
+def test_pairs_are_read_as_the_task_keeps_them(make) -> None:
+    pd = pytest.importorskip("pandas")
+    attend = pytest.importorskip("cxrmim.downstream.tasks.attend")
+    details = attend_details()
+    table = pd.DataFrame(details["pairs"]).assign(image="i", patient="p", source_row=0)
+    table["pixels"] = [base64.b64decode(text) for text in table["pixels"]]
+    assert attend.shown(table) == details["pairs"]

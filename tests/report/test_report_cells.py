@@ -155,7 +155,7 @@ def test_find_by_any_printed_name(make, address) -> None:
         ("medim_table2:medim:t2i r@5", "medim_table2:medim:t2i_r5"),
         ("cmitm_table1:CMITM (ours):NIH X-ray (AUC) 1%", "cmitm_table1:cmitm:nih_1"),
         ("medim_figure3_left:High-activated:siim", "medim_figure3_left:medim:siim"),
-        ("medim_figure2:medim:pairs", "medim_figure2:medim:pairs"),
+        ("medim_figure2:MedIM:masked_attention", "medim_figure2:medim:masked_attention"),
     ],
 )
 def test_find_in_every_kind_of_block(make, address, found) -> None:

@@ -4,6 +4,7 @@
 """
 
 import sys
+from collections.abc import Sequence
 
 from cxrmim import job, plugins, record
 from cxrmim.errors import CheckError, ParamsError
@@ -34,7 +35,7 @@ def generate(context: Context) -> None:
         "phantom",
         name,
         outputs={"folder": folder},
-        details=counts,
+        metrics=counts,
         seed=params.phantom.seed,
     )
 
@@ -65,11 +66,16 @@ def audit(context: Context) -> None:
         raise CheckError(f"nuisances predict a label of the phantom: {'; '.join(leaks)}")
 
 
-def main(context: Context) -> None:
+def work(context: Context) -> None:
     """Do the unit of work that the arguments name."""
     {"sheet": sheet, "audit": audit}.get(context.unit, generate)(context)
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse arguments, generate, return the exit status."""
+    text = "generate a dataset in its raw layout (or: sheet, audit)"
+    return job.run("phantom", job.parser("phantom", "dataset", text), work, argv)
+
+
 if __name__ == "__main__":
-    HELP = "generate a data set in its raw layout (or: sheet, audit)"
-    sys.exit(job.run("phantom", job.parser("phantom", "dataset", HELP), main))
+    raise SystemExit(main())

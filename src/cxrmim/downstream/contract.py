@@ -1,0 +1,241 @@
+"""What a downstream task is given (`Bench`) and what it gives back (`Result`).
+
+A task is a module of ``tasks`` with
+
+    Options                                      its block of params.yaml
+    run(run, bench) -> Result                    predictions of the test set
+    measure(predictions, options, draws) -> dict  metrics, from the predictions alone
+
+`measure` reads nothing but the stored predictions, so that anyone can recompute a record's metrics.
+It returns ``value`` (the main metric, in [0, 1]), ``metric`` (its name), ``n`` (test size),
+``replicates`` (bootstrap values) and whatever else the task has.
+"""
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cxrmim import plugins, record
+from cxrmim.downstream import rle
+from cxrmim.errors import DataError
+from cxrmim.params import Params
+from cxrmim.paths import Paths
+from cxrmim.shards.store import Reports, Shards, open_shards
+
+if TYPE_CHECKING:
+    import torch
+
+    from cxrmim.pretrain.contract import Method
+
+    View = Callable[[torch.Tensor], torch.Tensor]
+
+Tree = dict[str, Any]
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outcome of a run.
+
+    Attributes:
+        predictions: one row a test image, query or pair, with `image`, `patient` and `source_row`.
+        details: facts that an identical rerun reproduces; nothing that names a patient or an image.
+    """
+
+    predictions: pd.DataFrame
+    details: Tree = field(default_factory=dict)
+
+
+class Bench:
+    """Data and weights that the runs of one process share; each is read once.
+
+    What it hands out depends on the asked-for dataset and checkpoint alone, never on earlier calls.
+    """
+
+    def __init__(self, params: Params):
+        self.params = params
+        self.paths = Paths(params.scale)
+        self._shards: dict[str, Shards] = {}
+        self._methods: dict[str, Method] = {}  # the latest only
+        self._features: dict[tuple[str, str, str], torch.Tensor] = {}
+
+    @property
+    def device(self) -> "torch.device":
+        """Where networks run: ``pretrain.device``."""
+        import torch
+
+        name = self.params.pretrain.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(name)
+
+    def shards(self, dataset: str) -> Shards:
+        """Arrays of a dataset, their bytes checked against the record.
+
+        Raises:
+            CheckError: they are missing or not those of the record.
+        """
+        if dataset not in self._shards:
+            tree = record.read(self.paths.record("shards", dataset))
+            for name in tree["outputs"]:
+                record.verify(tree, name)
+            self._shards[dataset] = open_shards(self.paths.shards(dataset))
+        return self._shards[dataset]
+
+    def method(self, checkpoint: str) -> "Method":
+        """Pretrained method in eval mode, on `device`. Copy what you mean to train."""
+        if checkpoint not in self._methods:
+            from cxrmim.pretrain.weights import load_method
+
+            self._methods.clear()
+            self._features.clear()
+            gc.collect()
+            self._methods[checkpoint] = load_method(self.params, checkpoint, self.device)
+        return self._methods[checkpoint].eval()
+
+    def features(self, checkpoint: str, dataset: str, pool: str) -> "torch.Tensor":
+        """(N, D) features of all images of a dataset, in shard order, on `device`."""
+        key = (checkpoint, dataset, pool)
+        if key not in self._features:
+            from cxrmim.downstream import features
+
+            encoder = self.method(checkpoint).encoder
+            images = self.shards(dataset).images
+            view = self.view(checkpoint)
+            self._features[key] = features.extract(encoder, images, view, self.device, pool)
+        return self._features[key]
+
+    def view(self, checkpoint: str) -> "View":
+        """Evaluation transform: (B, S, S) stored uint8 -> (B, 3, s, s) encoder input."""
+        return self.method(checkpoint).eval_transform
+
+    def plain(self, checkpoint: str | None) -> "View":
+        """Resize and crop of `view` alone: (B, S, S) uint8 -> (B, s, s) in [0, 1], for masks.
+
+        Args:
+            checkpoint: whose method's transform; None for that of methods without augmentation.
+        """
+        from cxrmim.pretrain.parts.augment import evaluate
+        from cxrmim.pretrain.weights import plain_augment
+
+        own = (
+            plain_augment(self.params)
+            if checkpoint is None
+            else self.method(checkpoint).setup.augment
+        )
+        unchanged = own.model_copy(update={"mean": 0.0, "std": 1.0})
+        size = self.params.pretrain.image
+        return lambda stored: evaluate(stored, unchanged, size)[:, 0]
+
+    def masks(self, dataset: str) -> NDArray[np.uint8]:
+        """(N, S, S) masks of a dataset, 255 where all of a pixel is foreground.
+
+        Raises:
+            DataError: it has none.
+        """
+        found = self.shards(dataset).masks
+        if found is None:
+            raise DataError(f"{dataset}: its shards hold no masks.npy; it cannot be segmented")
+        return found
+
+    def reports(self, dataset: str) -> tuple[Reports, Rows]:
+        """Tokenised reports of a corpus, and (N,) the report of each image.
+
+        Raises:
+            DataError: it has none.
+        """
+        shards = self.shards(dataset)
+        if shards.reports is None or shards.report is None:
+            raise DataError(f"{dataset}: its shards hold no reports; take the pretraining corpus")
+        return shards.reports, np.asarray(shards.report)
+
+    def labels(self, dataset: str) -> NDArray[np.float32]:
+        """(N, K) labels 1/0/NaN of all images, columns in the order of `classes`."""
+        return self.shards(dataset).labels(self.classes(dataset)).copy()
+
+    def rows(self, dataset: str, split: str, percent: int = 100) -> Rows:
+        """Row numbers of a split.
+
+        Raises:
+            DataError: it is empty.
+        """
+        found = self.shards(dataset).rows(split, percent)
+        if found.size == 0:
+            raise DataError(
+                f"{dataset}: no images in split {split} at {percent} % of the labels; "
+                f"check the manifest's record"
+            )
+        return found
+
+    def identity(self, dataset: str, rows: Rows) -> pd.DataFrame:
+        """`image`, `patient` and `source_row` of rows: the first columns of predictions."""
+        return self.shards(dataset).table.iloc[rows][IDENTITY].reset_index(drop=True)
+
+    def classes(self, dataset: str) -> tuple[str, ...]:
+        """Class names of a dataset, in the order of its reader."""
+        names: tuple[str, ...] = plugins.load("dataset", dataset).LABELS
+        return names
+
+    def multiclass(self, dataset: str) -> bool:
+        """Whether each image of a dataset has exactly one class."""
+        return bool(getattr(plugins.load("dataset", dataset), "MULTICLASS", False))
+
+
+IDENTITY = ["image", "patient", "source_row"]
+
+
+def scores(
+    identity: pd.DataFrame,
+    names: Sequence[str],
+    truth: NDArray[np.float32],
+    score: NDArray[np.floating[Any]],
+    multiclass: bool,
+) -> pd.DataFrame:
+    """Predictions of a classifier.
+
+    Args:
+        identity: n rows of `Bench.identity`.
+        names: K class names.
+        truth: (n, K) labels 1/0/NaN.
+        score: (n, K).
+        multiclass: each row of `truth` is one-hot; its class is kept as column `class`.
+    """
+    columns: Mapping[str, Any] = {f"label_{n}": truth[:, k] for k, n in enumerate(names)} | {
+        f"score_{n}": score[:, k].astype(np.float32) for k, n in enumerate(names)
+    }
+    out = identity.assign(**columns)
+    return out.assign(**{"class": truth.argmax(axis=1)}) if multiclass else out
+
+
+def truths(
+    predictions: pd.DataFrame,
+) -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:
+    """(class names, truth (n, K), score (n, K)) of what `scores` made."""
+    names = [c.removeprefix("label_") for c in predictions.columns if c.startswith("label_")]
+    truth = predictions[[f"label_{n}" for n in names]].to_numpy(np.float32)
+    return names, truth, predictions[[f"score_{n}" for n in names]].to_numpy(np.float32)
+
+
+def masks(
+    identity: pd.DataFrame, predicted: NDArray[np.bool_], truth: NDArray[np.bool_]
+) -> pd.DataFrame:
+    """Predictions of a segmenter: the mask as SIIM run lengths, and what Dice is made of.
+
+    Args:
+        identity: n rows of `Bench.identity`.
+        predicted: (n, s, s).
+        truth: (n, s, s).
+
+    Returns:
+        `rle`, and pixel counts `area` (predicted), `truth_area` and `overlap`.
+    """
+    area, truth_area, overlap = (
+        m.sum(axis=(1, 2)).astype(np.int64) for m in (predicted, truth, predicted & truth)
+    )
+    runs = [rle.encode(mask) for mask in predicted]
+    return identity.assign(rle=runs, area=area, truth_area=truth_area, overlap=overlap)

@@ -1,0 +1,55 @@
+"""Features of a frozen encoder: one pass over a dataset, shared by all fractions and seeds."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from cxrmim.progress import track
+
+BATCH = 128  # fixed, so that a row's last bits do not depend on the machine's memory
+View = Callable[[Tensor], Tensor]
+
+
+def extract(
+    encoder: VisionTransformer,
+    images: NDArray[np.uint8],
+    view: View,
+    device: torch.device,
+    pool: str,
+) -> Tensor:
+    """Encode all images of a dataset (protocols.md 3: CLS after the final LayerNorm).
+
+    The encoder runs in eval mode and without gradients whatever mode it is in, and is left in the
+    mode it came in.
+
+    Args:
+        encoder: ``forward_features: (B, 3, s, s) -> (B, 1 + N, D)``.
+        images: (n, S, S) uint8 squares.
+        view: (B, S, S) uint8 -> (B, 3, s, s), the evaluation transform.
+        device: where the encoder is.
+        pool: `cls`, or `avg` for the mean over patch tokens.
+
+    Returns:
+        (n, D) float32 on the device.
+    """
+    was_training = encoder.training
+    encoder.eval()
+    out = []
+    with torch.no_grad():
+        for first in track(range(0, len(images), BATCH), "features"):
+            tokens = encoder.forward_features(
+                view(block(images, slice(first, first + BATCH), device))
+            )
+            out.append(tokens[:, 0] if pool == "cls" else tokens[:, 1:].mean(dim=1))
+    encoder.train(was_training)
+    return torch.cat(out).float()
+
+
+def block(images: NDArray[Any], rows: slice | NDArray[np.int64], device: torch.device) -> Tensor:
+    """(b, S, S) rows of a stored array on the device."""
+    return torch.from_numpy(np.array(images[rows])).to(device)

@@ -1,0 +1,111 @@
+"""A job's runs, one after the other: predict, store, measure, record.
+
+Every run is complete in itself: if the process dies, the runs it had finished stay, and the next
+start passes over them.
+"""
+
+import logging
+import time
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cxrmim import grid, plugins, record
+from cxrmim.downstream import baselines, recompute
+from cxrmim.downstream.contract import Bench, Result
+from cxrmim.errors import CheckError
+from cxrmim.params import Params, fingerprint
+from cxrmim.paths import Paths, atomic
+from cxrmim.progress import track
+
+log = logging.getLogger("cxrmim")
+KIND = "downstream"
+OUTPUT = "predictions"
+
+
+def do(job: grid.Job, params: Params, threads: int = 1) -> None:
+    """Do the runs of a job whose records are not current.
+
+    Args:
+        job: runs that share a checkpoint.
+        params: all parameters.
+        threads: CPU threads, already set for the numerical libraries; logged only.
+    """
+    bench = Bench(params)
+    log.info("%s: %d runs on %d threads", job.id, len(job.runs), threads)
+    for run in track(job.runs, job.id):
+        if current(params, run):
+            log.info("%s: current, not done again", run.id)
+            continue
+        started, cpu = time.perf_counter(), time.process_time()
+        result = predict(run, bench)
+        metrics = keep(params, run, result)
+        cost = record.process_cost() | {
+            "seconds": round(time.perf_counter() - started, 2),
+            "cpu_seconds": round(time.process_time() - cpu, 2),
+        }
+        record.write(
+            params,
+            KIND,
+            run.id,
+            outputs={OUTPUT: bench.paths.prediction(run.id)},
+            parents=grid.parents(params, KIND, run.id),
+            metrics=metrics,
+            details=result.details,
+            seed=run.seed,
+            cost=cost,
+        )
+        log.info(
+            "%s: %s = %.4f, %.1f s", run.id, metrics["metric"], metrics["value"], cost["seconds"]
+        )
+
+
+def predict(run: grid.Run, bench: Bench) -> Result:
+    """Predictions of a run: a baseline's, or its task's on its checkpoint."""
+    if run.baseline is not None:
+        return baselines.predict(run, bench)
+    result: Result = plugins.load("task", run.task).run(run, bench)
+    return result
+
+
+def keep(params: Params, run: grid.Run, result: Result) -> dict[str, Any]:
+    """Store predictions and measure what was stored."""
+    with atomic(Paths(params.scale).prediction(run.id)) as temporary:
+        pq.write_table(table(result.predictions), temporary, compression="zstd")
+    return recompute.metrics(params, run)
+
+
+def table(predictions: pd.DataFrame) -> pa.Table:
+    """Predictions as an arrow table; equal predictions, equal bytes on every pandas."""
+    out = pa.Table.from_pandas(predictions, preserve_index=False).replace_schema_metadata(None)
+    for number, field in enumerate(out.schema):
+        if pa.types.is_large_string(field.type):
+            column = out.column(number).cast(pa.string())
+            out = out.set_column(number, field.name, column)
+    return out
+
+
+def current(params: Params, run: grid.Run) -> bool:
+    """Whether a run's record and predictions are what doing the run now would give."""
+    paths = Paths(params.scale)
+    path = paths.record(KIND, run.id)
+    if not path.is_file():
+        return False
+    try:
+        tree = record.read(path)
+        if tree.get("digest") != record.seal(tree):
+            return False
+        record.verify(tree, OUTPUT)
+        parents = {
+            f"{kind}/{unit}": record.sha256(paths.record(kind, unit))
+            for kind, unit in grid.parents(params, KIND, run.id)
+        }
+    except (CheckError, FileNotFoundError, KeyError):
+        return False
+    return bool(
+        tree["config_hash"] == fingerprint(grid.config(params, KIND, run.id))
+        and tree["code"] == record.code_hash(params, KIND, run.id)
+        and tree["parents"] == parents
+    )

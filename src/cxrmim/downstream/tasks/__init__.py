@@ -1,0 +1,1 @@
+"""Downstream tasks, one file each: ``Options``, ``run`` (predict) and ``measure`` (score)."""

@@ -1,0 +1,108 @@
+"""Linear probing (MedIM 2.5, table 1; protocols.md 3): frozen encoder, linear head.
+
+    features = CLS token (or patch mean) after the final LayerNorm, centre crop, eval mode
+    logits   = W features + b
+    loss     = binary cross-entropy; cross-entropy if each image has exactly one class
+
+AdamW at a constant rate, early stop on the validation loss, the best epoch is kept. Features are
+used as they are: standardising them is no part of the protocol. Multi-label sets score the
+unweighted mean AUC over classes, single-label sets top-1 accuracy.
+"""
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from cxrmim.downstream import bootstrap, metrics
+from cxrmim.downstream.bootstrap import Draws
+from cxrmim.downstream.contract import Bench, Result, scores, truths
+from cxrmim.downstream.seeds import generator
+from cxrmim.grid import Run
+from cxrmim.plugins import Strict
+
+Tree = dict[str, Any]
+
+
+class Options(Strict):
+    """Training of the head; `patience` counts epochs without a lower validation loss."""
+
+    batch: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=1)]
+    patience: Annotated[int, Field(ge=1)]
+    lr: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+    pool: Literal["cls", "avg"]
+    views: Literal[1]
+
+
+def run(run: Run, bench: Bench) -> Result:
+    """Train a head on a share of the training labels and score the test images.
+
+    Returns:
+        Predictions: one row a test image, `label_<class>` (truth) and `score_<class>` (logit).
+    """
+    import torch
+
+    from cxrmim.downstream import linear
+
+    options = Options.model_validate(bench.params.downstream.probe)
+    names, labels = bench.classes(run.dataset), bench.labels(run.dataset)
+    multiclass = bench.multiclass(run.dataset)
+    features = bench.features(run.checkpoint, run.dataset, options.pool)
+    target = torch.from_numpy(labels).to(features.device)
+    train, valid = bench.rows(run.dataset, "train", run.percent), bench.rows(run.dataset, "valid")
+    test = bench.rows(run.dataset, "test")
+    head = linear.fit(
+        (features[train], target[train]),
+        (features[valid], target[valid]),
+        linear.Training(**options.model_dump(exclude={"pool", "views"})),
+        multiclass,
+        generator(run, "probe"),
+    )
+    logits = head(features[test]).cpu().numpy()
+    return Result(
+        scores(bench.identity(run.dataset, test), names, labels[test], logits, multiclass),
+        {
+            "best_epoch": head.best_epoch,
+            "epochs": len(head.losses),
+            "stopped": head.stopped,
+            "valid_loss": round(head.losses[head.best_epoch - 1], 6),
+            "train_n": len(train),
+            "valid_n": len(valid),
+        },
+    )
+
+
+def measure(predictions: pd.DataFrame, options: Tree, draws: Draws) -> Tree:
+    """Mean AUC (multi-label) or accuracy (single-label) of predictions.
+
+    Args:
+        predictions: what `run` or a baseline gives.
+        options: the task's block of params.yaml; nothing of it matters here.
+        draws: bootstrap draws of the test set.
+
+    Raises:
+        DataError: a class has no positive or no negative test image.
+    """
+    names, truth, score = truths(predictions)
+    groups = predictions["patient"].tolist()
+    if "class" in predictions:
+        right = (score.argmax(axis=1) == predictions["class"].to_numpy()).astype(np.float64)
+        hit = {n: float(right[truth[:, k] == 1].mean()) for k, n in enumerate(names)}
+        replicates = bootstrap.mean(right, draws.weights(groups))
+        value, metric, per_class = float(right.mean()), "accuracy", hit
+    else:
+        per_class = metrics.auc_per_class(truth, score, names, f"{draws.key}, test")
+        value, metric = float(np.mean(list(per_class.values()))), "mAUC"
+        replicates = bootstrap.auc(truth, score, draws.weights(groups, truth))
+    return {
+        "value": value,
+        "metric": metric,
+        "n": len(predictions),
+        "per_class": per_class,
+        "positives": {n: int((truth[:, k] == 1).sum()) for k, n in enumerate(names)},
+        "replicates": bootstrap.rounded(replicates),
+    }

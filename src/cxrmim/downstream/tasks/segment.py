@@ -1,0 +1,146 @@
+"""Pneumothorax segmentation (MedIM 2.5, table 1; protocols.md 3, SIIM).
+
+Encoder and, where the method has one, decoder start from the pretrained weights; a projection and a
+head are new, and all weights are tuned. Loss 10 * focal - log(soft dice), AdamW at a constant rate,
+early stop on the validation loss, the best epoch is kept.
+
+Dice is taken per image at the encoder's input size and averaged over images. Truth is a mask pixel
+that is at least half foreground after resize and crop. An image without truth scores 1 if nothing
+is predicted and else 0 (`empty: one`), or always 0 (`zero`); the record holds both, and the mean
+over positive images alone.
+"""
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from cxrmim.downstream import bootstrap, metrics
+from cxrmim.downstream.bootstrap import Draws
+from cxrmim.downstream.contract import Bench, Result, masks
+from cxrmim.downstream.seeds import generator, global_seed
+from cxrmim.errors import ParamsError
+from cxrmim.grid import Run
+from cxrmim.plugins import Strict
+
+Tree = dict[str, Any]
+
+
+class Options(Strict):
+    """Training, loss and augmentation; `scale` is a share, `rotate` in degrees."""
+
+    batch: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=1)]
+    patience: Annotated[int, Field(ge=1)]
+    lr: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+    focal_weight: Annotated[float, Field(ge=0)]
+    focal_gamma: Annotated[float, Field(ge=0)]
+    scale: Annotated[float, Field(ge=0, lt=1)]
+    rotate: Annotated[float, Field(ge=0, le=180)]
+    augment_p: Annotated[float, Field(ge=0, le=1)]
+    threshold: Annotated[float, Field(gt=0, lt=1)]
+    empty: Literal["one", "zero"]
+    freeze: bool
+    decoder_init: Literal["method", "random"]
+    decoder: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+
+
+TRAINING = {"threshold", "empty", "freeze", "decoder_init", "decoder"}  # what training leaves out
+
+
+def run(run: Run, bench: Bench) -> Result:
+    """Tune on a share of the training images and segment the test images.
+
+    Returns:
+        Predictions: see `contract.masks`.
+    """
+    import copy
+
+    import torch
+
+    from cxrmim.downstream import features, segmentation
+
+    options = Options.model_validate(bench.params.downstream.segment)
+    training = segmentation.Training(**options.model_dump(exclude=TRAINING))
+    method, shards = bench.method(run.checkpoint), bench.shards(run.dataset)
+    truth = bench.masks(run.dataset)
+    view, plain = bench.view(run.checkpoint), bench.plain(run.checkpoint)
+    patch, side = bench.params.pretrain.vit.patch, bench.params.pretrain.image
+    pretrained = method.decoder if options.decoder_init == "method" else None
+    channels = options.decoder if pretrained is None else pretrained.channels
+    if 2 ** len(channels) != patch:
+        raise ParamsError(
+            f"downstream.segment.decoder = {list(channels)}: {len(channels)} blocks that double "
+            f"the grid do not turn patches of {patch} px into pixels; give log2({patch}) of them"
+        )
+    with global_seed(run, "segment/weights"):
+        model = segmentation.Segmenter(
+            copy.deepcopy(method.encoder), copy.deepcopy(pretrained), channels, options.freeze
+        ).to(bench.device)
+
+    def load(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        at = rows.numpy()
+        image = view(features.block(shards.images, at, bench.device))
+        return image, plain(features.block(truth, at, bench.device))
+
+    train, valid, test = (
+        torch.from_numpy(bench.rows(run.dataset, split, percent))
+        for split, percent in (("train", run.percent), ("valid", 100), ("test", 100))
+    )
+    random = generator(run, "segment/order")
+    course = segmentation.fit(model, load, train, valid, training, random)
+    model.eval()
+    predicted, real = [], []
+    with torch.no_grad():
+        for rows in torch.split(test, options.batch):
+            image, mask = load(rows)
+            predicted.append((model(image).sigmoid() > options.threshold).cpu().numpy())
+            real.append((mask >= HALF).cpu().numpy())
+    identity = bench.identity(run.dataset, test.numpy())
+    return Result(
+        masks(identity, np.concatenate(predicted), np.concatenate(real)),
+        {
+            "best_epoch": course.best_epoch,
+            "epochs": len(course.losses),
+            "stopped": course.stopped,
+            "valid_loss": round(course.losses[course.best_epoch - 1], 6),
+            "decoder": "random" if pretrained is None else "method",
+            "train_n": len(train),
+            "valid_n": len(valid),
+            "side": side,
+        },
+    )
+
+
+HALF = 0.5
+
+
+def measure(predictions: pd.DataFrame, options: Tree, draws: Draws) -> Tree:
+    """Dice of predictions.
+
+    Args:
+        predictions: what `run` or a baseline gives.
+        options: the task's block of params.yaml; `empty` says what an image without truth scores.
+        draws: bootstrap draws of the test set.
+    """
+    overlap, area, real = (
+        predictions[c].to_numpy(np.int64) for c in ("overlap", "area", "truth_area")
+    )
+    each = {empty: metrics.dice(overlap, area, real, empty) for empty in ("one", "zero")}
+    positive = real > 0
+    chosen = each[options["empty"]]
+    weights = draws.weights(predictions["patient"].tolist())
+    return {
+        "value": float(chosen.mean()),
+        "metric": "dice",
+        "n": len(predictions),
+        "positives": int(positive.sum()),
+        "predicted": int((area > 0).sum()),
+        "dice_one": float(each["one"].mean()),
+        "dice_zero": float(each["zero"].mean()),
+        "dice_positive": float(each["one"][positive].mean()) if positive.any() else None,
+        "replicates": bootstrap.rounded(bootstrap.mean(chosen, weights)),
+    }

@@ -1,0 +1,39 @@
+"""`python -m cxrmim.manifest --dataset NAME`: read a dataset's raw layout into its manifest."""
+
+from collections.abc import Sequence
+
+from cxrmim import job
+from cxrmim.job import Context
+
+
+def work(ctx: Context) -> None:
+    """Build and write one manifest and its record."""
+    from cxrmim import record
+    from cxrmim.manifest.build import build
+    from cxrmim.manifest.contract import write_table
+    from cxrmim.paths import atomic
+
+    manifest = build(ctx.unit, ctx.params)
+    path = ctx.paths.manifest(ctx.unit)
+    with atomic(path) as temporary:
+        write_table(manifest.table, temporary)
+    record.write(
+        ctx.params,
+        "manifest",
+        ctx.unit,
+        inputs={file.name: file for file in manifest.raw},
+        outputs={"manifest": path},
+        parents=[("phantom", ctx.unit)] if ctx.params.manifest.source == "phantom" else [],
+        metrics=manifest.metrics,
+        details=manifest.details,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stop for one dataset; returns the exit status."""
+    parser = job.parser("manifest", "dataset", "read a dataset's raw layout into its manifest")
+    return job.run("manifest", parser, work, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Readers, one file per dataset, found by name (see `cxrmim.manifest.contract`)."""

@@ -1,0 +1,1 @@
+"""Pretraining: shards -> checkpoint. One file a method, shared nets and losses in `parts`."""

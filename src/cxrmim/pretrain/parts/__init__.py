@@ -1,0 +1,1 @@
+"""Nets, losses, masks, words and augmentation that methods and downstream tasks share."""

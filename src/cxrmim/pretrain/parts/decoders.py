@@ -1,0 +1,111 @@
+"""Decoders: convolutional restoration (MedIM §2.3) and the transformer of masked autoencoders."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+
+class ConvDecoder(nn.Module):
+    """Blocks of conv 3x3, BatchNorm, ReLU and nearest x2 (MedIM §2.3: "conv-bn-relu-upsample").
+
+    Args:
+        width: channels of the tokens that come in, D.
+        channels: channels after each block; four blocks turn a patch of 16 px into pixels.
+    """
+
+    def __init__(self, width: int, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.width, self.channels = width, tuple(channels)
+        pairs = zip((width, *channels[:-1]), channels, strict=True)
+        self.blocks = nn.Sequential(*(self._block(a, b) for a, b in pairs))
+
+    @staticmethod
+    def _block(inside: int, out: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv2d(inside, out, 3, padding=1),
+            nn.BatchNorm2d(out),
+            nn.ReLU(inplace=True),
+            nn.Upsample(scale_factor=2, mode="nearest"),
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, g * g, D) patch tokens in raster order -> (B, C, g * 2^blocks, g * 2^blocks)."""
+        side = int(tokens.shape[1] ** 0.5)
+        maps: Tensor = self.blocks(tokens.transpose(1, 2).reshape(len(tokens), -1, side, side))
+        return maps
+
+
+def sincos_positions(width: int, grid: int) -> Tensor:
+    """Fixed sin-cos positions of MAE (rA util/pos_embed.py): CLS is zero.
+
+    The first half of the channels encodes the column, the second the row; frequencies run from 1 to
+    1e-4 (omega_k = 10000^(-k / (width / 4))).
+
+    Args:
+        width: channels, a multiple of 4.
+        grid: patches along one side.
+
+    Returns:
+        (1, 1 + grid * grid, width) float32.
+    """
+    omega = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width / 4))
+    angle = torch.arange(grid, dtype=torch.float64)[:, None] * omega
+    line = torch.cat([angle.sin(), angle.cos()], 1)
+    column = line[None, :, :].expand(grid, grid, -1)
+    row = line[:, None, :].expand(grid, grid, -1)
+    table = torch.cat([column, row], 2).reshape(grid * grid, width)
+    return torch.cat([torch.zeros(1, width, dtype=torch.float64), table])[None].float()
+
+
+class PatchDecoder(nn.Module):
+    """Transformer decoder of a masked autoencoder (rA models_mae.py:164-196).
+
+    Args:
+        inside: width of the encoder's tokens.
+        width: width of the decoder.
+        depth: blocks.
+        heads: attention heads.
+        grid: patches along one side.
+        out: numbers predicted for a patch.
+    """
+
+    def __init__(
+        self, inside: int, width: int, depth: int, heads: int, grid: int, out: int
+    ) -> None:
+        super().__init__()
+        self.embed = nn.Linear(inside, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.positions = nn.Parameter(sincos_positions(width, grid), requires_grad=False)
+        norm = partial(nn.LayerNorm, eps=1e-6)
+        self.blocks = nn.Sequential(
+            *(
+                Block(width, heads, mlp_ratio=4.0, qkv_bias=True, norm_layer=norm)
+                for _ in range(depth)
+            )
+        )
+        self.norm = norm(width)
+        self.predict = nn.Linear(width, out)
+
+    def forward(self, tokens: Tensor, kept: Tensor, masked: Tensor) -> Tensor:
+        """Predict the masked patches.
+
+        Attention does not care for order, so the tokens stay as CLS, kept, masked.
+
+        Args:
+            tokens: (B, 1 + K, D) encoded CLS and kept patches.
+            kept: (B, K) their places.
+            masked: (B, n) places of the others.
+
+        Returns:
+            (B, n, out) in the order of `masked`.
+        """
+        rows = len(tokens)
+        x = self.embed(tokens)
+        x = torch.cat([x, self.mask_token.to(x.dtype).expand(rows, masked.shape[1], -1)], 1)
+        places = torch.cat([torch.zeros_like(kept[:, :1]), kept + 1, masked + 1], 1)
+        x = self.norm(self.blocks(x + self.positions[0][places]))
+        predicted: Tensor = self.predict(x[:, -masked.shape[1] :])
+        return predicted

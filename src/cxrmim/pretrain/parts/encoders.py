@@ -1,0 +1,157 @@
+"""Image and text encoders, and the attention that their last layers pay from CLS.
+
+Every layer runs through scaled dot product attention and keeps no map. The one row of attention
+that MGCA reads, that of the CLS query in the last layer, is computed beside it from the layer's own
+queries and keys; it carries no gradient (rG mgca_module.py detaches it).
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel
+
+from cxrmim.params import TextModel, Vit
+from cxrmim.pretrain.parts.words import PAD
+
+POSITIONS = 512  # rows of BERT's position table
+
+
+def build_vit(vit: Vit, image: int) -> VisionTransformer:
+    """A ViT without a classification head, Xavier-initialised as in the ViT paper.
+
+    timm's default (standard deviation 0.02 at any width) is far too small for the narrow encoders of
+    the phantom scales, which then hardly learn.
+
+    Args:
+        vit: dimensions.
+        image: side of its input in px.
+
+    Returns:
+        A model with ``forward_features: (B, 3, image, image) -> (B, 1 + N, width)`` after the final
+        LayerNorm (eps 1e-6), exact GELU, no dropout, learned positions.
+    """
+    return VisionTransformer(
+        img_size=image,
+        patch_size=vit.patch,
+        num_classes=0,
+        embed_dim=vit.width,
+        depth=vit.depth,
+        num_heads=vit.heads,
+        mlp_ratio=vit.mlp,
+        global_pool="token",
+        class_token=True,
+        weight_init="jax",
+    )
+
+
+@contextmanager
+def captured(*modules: nn.Module) -> Iterator[list[Tensor]]:
+    """Outputs of modules during one forward pass, without gradient, in the order of the calls."""
+    found: list[Tensor] = []
+
+    def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
+        found.append(output.detach())
+
+    handles = [module.register_forward_hook(hook) for module in modules]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def cls_attention(query: Tensor, key: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """Attention that CLS pays: softmax probabilities before dropout, mean over heads.
+
+    Args:
+        query: (B, L, C) projected queries; only that of CLS, the first, is used.
+        key: (B, L, C) projected keys.
+        heads: attention heads.
+        mask: (B, L) bool, True for keys that may be attended.
+
+    Returns:
+        (B, L) float32.
+    """
+    with torch.autocast(key.device.type, enabled=False):
+        rows, length, _ = key.shape
+        asks = query[:, 0].float().view(rows, heads, 1, -1)
+        keys = key.float().view(rows, length, heads, -1).transpose(1, 2)
+        scores = (asks @ keys.transpose(2, 3)).squeeze(2) / math.sqrt(keys.shape[-1])
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None], -torch.inf)
+        attention: Tensor = scores.softmax(-1).mean(1)
+    return attention
+
+
+def see(vit: VisionTransformer, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Encode images and read what CLS attends to in the last block.
+
+    Args:
+        vit: the encoder.
+        image: (B, 3, S, S) normalised.
+
+    Returns:
+        CLS (B, D), patches (B, N, D), attention from CLS to the patches (B, N).
+    """
+    last = vit.blocks[-1].attn
+    with captured(last.qkv) as found:
+        tokens = vit.forward_features(image)
+    query, key, _ = found[0].chunk(3, -1)
+    return tokens[:, 0], tokens[:, 1:], cls_attention(query, key, last.num_heads)[:, 1:]
+
+
+class TextEncoder(nn.Module):
+    """BERT without pooling, cut to the layers that params give.
+
+    `positions: zero` is the official code's slip (rG encoder.py:379 passes token types as position
+    ids, exactness.md A1): every token gets position 0 and there is no token-type embedding, so that
+    all features but the order of words are as released.
+
+    Args:
+        text: dimensions and switches.
+        vocab: WordPiece pieces.
+    """
+
+    def __init__(self, text: TextModel, vocab: int) -> None:
+        super().__init__()
+        self.positions = text.positions
+        config = BertConfig(
+            vocab_size=vocab,
+            hidden_size=text.width,
+            num_hidden_layers=text.layers,
+            num_attention_heads=text.heads,
+            intermediate_size=text.mlp,
+            hidden_dropout_prob=text.dropout,
+            attention_probs_dropout_prob=text.dropout,
+            max_position_embeddings=POSITIONS,
+            pad_token_id=PAD,
+            initializer_range=0.02 * math.sqrt(768 / text.width),
+            attn_implementation="sdpa",
+        )
+        self.bert = BertModel(config, add_pooling_layer=False)
+        self.drop_token_types()
+        self.heads = text.heads
+
+    def drop_token_types(self) -> None:
+        """Under `positions: zero`, make the token-type embedding nothing; call after loading."""
+        if self.positions == "zero":
+            table = self.bert.embeddings.token_type_embeddings.weight
+            table.requires_grad_(False)
+            table.zero_()
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, L) ids -> hidden states (B, L, C), attention from CLS to every token (B, L)."""
+        mask = ids != PAD
+        positions = torch.zeros_like(ids[:1]) if self.positions == "zero" else None
+        last = self.bert.encoder.layer[-1].attention.self
+        with captured(last.query, last.key) as found:
+            # a four-dimensional mask is used as it is; a two-dimensional one costs a device sync
+            hidden = self.bert(
+                ids, attention_mask=mask[:, None, None], position_ids=positions, return_dict=True
+            ).last_hidden_state
+        query, key = found
+        return hidden, cls_attention(query, key, self.heads, mask)

@@ -1,0 +1,34 @@
+"""Projection heads from encoder features to the space shared by images and text."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Head(nn.Module):
+    """Linear, BatchNorm, ReLU, Linear, BatchNorm without affine, L2 (rG GlobalEmbedding).
+
+    The official LocalEmbedding uses 1x1 convolutions, the same maps on every token; here local
+    features are packed into rows, so that one class serves both and BatchNorm sees real tokens.
+
+    Args:
+        inside: width of the features.
+        hidden: width between.
+        dim: width of the shared space.
+    """
+
+    def __init__(self, inside: int, hidden: int, dim: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(inside, hidden),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, dim),
+            nn.BatchNorm1d(dim, affine=False),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(M, inside) -> (M, dim) float32 unit vectors."""
+        out = self.layers(features)
+        with torch.autocast(out.device.type, enabled=False):
+            return F.normalize(out.float(), dim=-1, eps=1e-12)

@@ -1,0 +1,92 @@
+"""Build the tables, the figures and the page of a scale from its records."""
+
+from pathlib import Path
+
+from cxrmim import plugins
+from cxrmim.params import Params
+from cxrmim.paths import Paths, atomic
+from cxrmim.record import Tree, canonical
+from cxrmim.report import cells, render
+from cxrmim.report.cells import Records, Table
+from cxrmim.report.outputs import blocks, page
+
+
+def build_tables(params: Params) -> None:
+    """Write every table as csv, Markdown and LaTeX, and their cells as one summary.json.
+
+    Nothing is written unless every table can be.
+
+    Raises:
+        CheckError: a run that could be made has no usable record.
+    """
+    paths = Paths(params.scale)
+    tables = all_tables(params, Records(params))
+    for table in tables:
+        _write(paths.table(table.id, "csv"), render.to_csv(table).encode())
+        _write(paths.table(table.id, "md"), render.to_markdown(table, params).encode())
+        _write(paths.table(table.id, "tex"), render.to_latex(table, params).encode())
+    _write(paths.summary, canonical(summary(tables)))
+
+
+def build_figures(params: Params) -> None:
+    """Write every figure as svg and png, and what it shows as csv.
+
+    Raises:
+        CheckError: a run that could be made has no usable record.
+    """
+    from cxrmim.report import charts
+
+    paths, records = Paths(params.scale), Records(params)
+    for name in blocks(params, "figure"):
+        module = plugins.load("figure", name)
+        if hasattr(module, "data"):
+            text = render.csv_text(module.data(params, records))
+        else:
+            text = render.to_csv(cells.build(params, name, module.LAYOUT, records))
+        with charts.style(params):
+            figure = module.draw(params, records)
+            charts.label(figure, render.banner(params))
+            for suffix in ("svg", "png"):
+                with atomic(paths.figure(name, suffix)) as temporary:
+                    charts.save(figure, temporary)
+        _write(paths.figure(name, "csv"), text.encode())
+
+
+def build_page(params: Params) -> None:
+    """Write the static page that shows the tables and figures.
+
+    Raises:
+        CheckError: a run that could be made has no usable record.
+    """
+    from cxrmim.report import site
+
+    records = Records(params)
+    text = site.render_page(params, all_tables(params, records), records)
+    _write(page(Paths(params.scale)), text.encode())
+
+
+def all_tables(params: Params, records: Records) -> list[Table]:
+    """Every table of the grid that has a plug-in, filled in."""
+    return [
+        cells.build(params, name, cells.layout_of(name), records)
+        for name in blocks(params, "table")
+    ]
+
+
+def summary(tables: list[Table]) -> Tree:
+    """Measured cells by address: value, sd (in [0, 1]) and n; numbers only, for `dvc metrics`."""
+    found: Tree = {}
+    for table in tables:
+        for row in table.rows:
+            for cell in row.cells:
+                if cell.mean is None:
+                    continue
+                found[cell.address] = {"value": cell.mean, "n": cell.n}
+                if cell.sd is not None:
+                    found[cell.address]["sd"] = cell.sd
+    return {"cells": found}
+
+
+def _write(path: Path, content: bytes) -> None:
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)

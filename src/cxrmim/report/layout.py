@@ -1,0 +1,104 @@
+"""How a block of the grid is laid out: columns, headings and names as the paper prints them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cxrmim.errors import ParamsError
+from cxrmim.params import Block, Cells
+
+DATASETS = {
+    "mimic": "MIMIC-CXR",
+    "chexpert": "CheXpert",
+    "covidx": "COVIDx",
+    "siim": "SIIM",
+    "nih": "NIH X-ray",
+    "rsna": "RSNA",
+}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of a run and the column that prints it.
+
+    `key`, `group` and `heading` are patterns, {dataset}, {name} and {percent} are filled in.
+    `metric` is the number's key among a record's metrics.
+    """
+
+    key: str = "{dataset}_{percent}"
+    group: str = "{name}"
+    heading: str = "{percent}%"
+    metric: str = "value"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One printed column: a measure of one dataset, task and share of labels."""
+
+    key: str
+    group: str
+    heading: str
+    metric: str
+    cells: Cells
+    percent: int
+
+    @property
+    def title(self) -> str:
+        """Group and heading in one line."""
+        return " ".join(part for part in (self.group, self.heading) if part)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The printed form of one block of the grid.
+
+    Args:
+        title: what the paper calls it.
+        caption: one or two sentences without a final "n" or banner; those are added.
+        measures: columns of each dataset, task and share of labels.
+        datasets: names of datasets where they differ from `DATASETS`.
+        stub: heading of the row names.
+        marks: headings of further columns that describe a row.
+        marked: their cells by entry.
+        names: row names by entry, where no paper printed one.
+        decimals: digits after the point of the published values.
+        multiple_of: a baseline; our values are also given as multiples of its value.
+    """
+
+    title: str
+    caption: str
+    measures: tuple[Measure, ...] = (Measure(),)
+    datasets: Mapping[str, str] = field(default_factory=dict)
+    stub: str = "Methods"
+    marks: tuple[str, ...] = ()
+    marked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+    decimals: int = 2
+    multiple_of: str | None = None
+
+    def columns(self, block: str, grid: Block) -> tuple[Column, ...]:
+        """Columns of a block, in grid order.
+
+        Raises:
+            ParamsError: two columns would have one key.
+        """
+        names = DATASETS | dict(self.datasets)
+        found: dict[str, Column] = {}
+        for cells in grid.cells:
+            for percent in cells.percents:
+                words = {
+                    "dataset": cells.dataset,
+                    "name": names.get(cells.dataset, cells.dataset),
+                    "percent": percent,
+                }
+                for measure in self.measures:
+                    key, group, heading = (
+                        text.format(**words)
+                        for text in (measure.key, measure.group, measure.heading)
+                    )
+                    if key in found:
+                        raise ParamsError(
+                            f"grid.{block}.cells: two columns would be called {key!r}; "
+                            f"keep one dataset, task and percent of them"
+                        )
+                    found[key] = Column(key, group, heading, measure.metric, cells, percent)
+        return tuple(found.values())

@@ -1,0 +1,33 @@
+"""What the stop writes, known without importing pandas or matplotlib (the workflow asks here)."""
+
+from pathlib import Path
+
+from cxrmim import plugins
+from cxrmim.params import Params
+from cxrmim.paths import Paths
+
+PARTS = ("tables", "figures", "page")
+TABLE_SUFFIXES = ("csv", "md", "tex")
+FIGURE_SUFFIXES = ("svg", "png", "csv")
+
+
+def blocks(params: Params, kind: str) -> list[str]:
+    """Blocks of the grid that have a plug-in of a kind (`table` or `figure`), in grid order."""
+    return [name for name in params.grid if plugins.source(kind, name) is not None]
+
+
+def outputs(params: Params) -> dict[str, list[Path]]:
+    """Every file of the report by part: tables, figures, page."""
+    paths = Paths(params.scale)
+    tables = [paths.table(t, s) for t in blocks(params, "table") for s in TABLE_SUFFIXES]
+    figures = [paths.figure(f, s) for f in blocks(params, "figure") for s in FIGURE_SUFFIXES]
+    return {
+        "tables": [*tables, paths.summary],
+        "figures": figures,
+        "page": [page(paths)],
+    }
+
+
+def page(paths: Paths) -> Path:
+    """The static page."""
+    return paths.report / "index.html"

@@ -1,0 +1,222 @@
+"""A table as csv, Markdown and LaTeX: deterministic text, values x100."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from cxrmim.params import Params
+from cxrmim.report.cells import PERCENT, Cell, Row, Table
+from cxrmim.report.layout import Column
+
+HEADER = (
+    "table",
+    "row",
+    "column",
+    "ours_mean",
+    "ours_sd",
+    "n",
+    "published",
+    "difference",
+    "state",
+    "reason",
+)
+LEGEND = (
+    "Ours: mean ± standard deviation (n - 1) over n runs, best of a column in bold, trivial "
+    "baselines aside; published value in brackets."
+)
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "✓": r"$\checkmark$",
+    "–": "--",
+}
+
+
+def banner(params: Params) -> str:
+    """Whose data the numbers are made from."""
+    if params.manifest.source == "phantom":
+        return "PHANTOM DATA: generated radiographs, not comparable to the published numbers"
+    return "Real data"
+
+
+def number(value: float | None, decimals: int = 2) -> str:
+    """A share as x100, an empty text for None."""
+    return "" if value is None else f"{PERCENT * value:.{decimals}f}"
+
+
+def published(table: Table, cell: Cell) -> str:
+    """The published value as printed, an empty text where there is none."""
+    return "" if cell.published is None else f"{cell.published:.{table.layout.decimals}f}"
+
+
+def groups(columns: Sequence[Column]) -> list[tuple[str, int]]:
+    """Neighbouring columns of one group: its name and their number."""
+    return [(key, len(list(part))) for key, part in groupby(c.group for c in columns)]
+
+
+def runs(row: Row) -> str:
+    """n of a row: one number, or the lowest and highest."""
+    found = sorted({cell.n for cell in row.cells if cell.n})
+    if not found:
+        return ""
+    return str(found[0]) if len(found) == 1 else f"{found[0]}–{found[-1]}"
+
+
+def multiple(table: Table, cell: Cell) -> str:
+    """The value as a multiple of the layout's baseline, an empty text without one."""
+    times = table.multiple(cell)
+    return "" if times is None else f"{times:.1f}× {table.layout.multiple_of}"
+
+
+def to_csv(table: Table) -> str:
+    """One line a cell; a table with multiples has a further column `multiple`."""
+    extra = table.layout.multiple_of is not None
+    lines = [[*HEADER, "multiple"] if extra else list(HEADER)]
+    for row in table.rows:
+        for cell in row.cells:
+            if cell.state == "blank":
+                continue
+            line = [
+                table.id,
+                cell.row,
+                cell.column.key,
+                number(cell.mean),
+                number(cell.sd),
+                str(cell.n),
+                published(table, cell),
+                "" if cell.difference is None else f"{cell.difference:+.2f}",
+                cell.state,
+                cell.reason,
+            ]
+            if extra:
+                times = table.multiple(cell)
+                line.append("" if times is None else f"{times:.2f}")
+            lines.append(line)
+    return csv_text(lines)
+
+
+def csv_text(lines: Iterable[Sequence[str]]) -> str:
+    """Rows as csv with line feeds."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(lines)
+    return out.getvalue()
+
+
+def to_markdown(table: Table, params: Params) -> str:
+    """The table for people: banner, caption, cells, what is pending."""
+    layout, best = table.layout, table.best()
+    heads = [layout.stub, *layout.marks, *(c.title for c in table.columns), "n"]
+    lines = [
+        f"# {layout.title}",
+        "",
+        f"**{banner(params)}.** Scale {params.scale}, protocol {params.protocol}.",
+        "",
+        layout.caption,
+        "",
+        _pipes(heads),
+        _pipes(["---"] * (1 + len(layout.marks)) + ["---:"] * (len(table.columns) + 1), raw=True),
+    ]
+    for row in table.rows:
+        texts = [_cell_markdown(table, cell, cell.address in best) for cell in row.cells]
+        name = f"*{_plain(row.name)}*" if row.baseline else _plain(row.name)
+        lines.append(_pipes([name, *row.marks, *texts, runs(row)], raw=True))
+    lines += ["", LEGEND]
+    for reason, count in table.reasons().items():
+        lines += ["", f"Pending ({count} {'cells' if count > 1 else 'cell'}): {_plain(reason)}."]
+    return "\n".join(lines) + "\n"
+
+
+def to_latex(table: Table, params: Params) -> str:
+    """The table for a paper (packages booktabs, and amssymb for check marks)."""
+    layout, best = table.layout, table.best()
+    left = 1 + len(layout.marks)
+    lines = [
+        "% needs \\usepackage{booktabs,amssymb}",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{latex(layout.title + '. ' + layout.caption + ' ' + LEGEND)} "
+        rf"\textbf{{{latex(banner(params))}.}}}}",
+        rf"\label{{tab:{table.id}}}",
+        rf"\begin{{tabular}}{{l{'c' * len(layout.marks)}{'r' * len(table.columns)}r}}",
+        r"\toprule",
+    ]
+    if any(column.group for column in table.columns):
+        spans, rules, at = [], [], left + 1
+        for key, width in groups(table.columns):
+            spans.append(rf"\multicolumn{{{width}}}{{c}}{{{latex(key)}}}")
+            rules.append(rf"\cmidrule(lr){{{at}-{at + width - 1}}}")
+            at += width
+        lines += [_ampersands([""] * left + spans + [""]), " ".join(rules)]
+    heads = [layout.stub, *layout.marks, *(c.heading or c.group for c in table.columns)]
+    lines += [_ampersands([latex(h) for h in heads] + ["$n$"]), r"\midrule"]
+    ruled = False
+    for row in table.rows:
+        if row.baseline and not ruled:
+            lines.append(r"\midrule")
+            ruled = True
+        texts = [_cell_latex(table, cell, cell.address in best) for cell in row.cells]
+        name = rf"\textit{{{latex(row.name)}}}" if row.baseline else latex(row.name)
+        lines.append(_ampersands([name, *map(latex, row.marks), *texts, latex(runs(row))]))
+    lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def latex(text: str) -> str:
+    """Escape text for LaTeX."""
+    return "".join(LATEX.get(character, character) for character in " ".join(text.split()))
+
+
+def _cell_markdown(table: Table, cell: Cell, best: bool) -> str:
+    if cell.state == "blank":
+        return ""
+    text = number(cell.mean) or cell.state
+    text = f"**{text}**" if best else text
+    spread, times, paper = number(cell.sd), multiple(table, cell), published(table, cell)
+    return (
+        text
+        + (f" ± {spread}" if spread else "")
+        + (f" ({times})" if times else "")
+        + (f" [{paper}]" if paper else "")
+    )
+
+
+def _cell_latex(table: Table, cell: Cell, best: bool) -> str:
+    if cell.state == "blank":
+        return ""
+    text = latex(number(cell.mean) or cell.state)
+    text = rf"\textbf{{{text}}}" if best else text
+    spread, times, paper = number(cell.sd), multiple(table, cell), published(table, cell)
+    return (
+        text
+        + (rf" $\pm$ {spread}" if spread else "")
+        + (f" ({latex(times)})" if times else "")
+        + (f" [{paper}]" if paper else "")
+    )
+
+
+def _plain(text: str) -> str:
+    """Escape text for a Markdown table."""
+    for character in "\\*|<>`[]":
+        text = text.replace(character, "\\" + character)
+    return " ".join(text.replace("_", r"\_").split())
+
+
+def _pipes(texts: Sequence[str], raw: bool = False) -> str:
+    return "| " + " | ".join(t if raw else _plain(t) for t in texts) + " |"
+
+
+def _ampersands(texts: Sequence[str]) -> str:
+    return " & ".join(texts) + r" \\"

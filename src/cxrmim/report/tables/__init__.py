@@ -1,0 +1,1 @@
+"""Tables: one module each, named like its block of the grid, holding a `LAYOUT`."""

@@ -1,0 +1,1 @@
+"""Manifests to arrays: uint8 images and masks, tokenised reports."""

@@ -1,0 +1,89 @@
+"""A scale whose downstream records are fabricated: no data, no weights, no torch."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cxrmim import grid
+from cxrmim.params import Params
+from cxrmim.paths import Paths
+
+UNREADABLE = {"covidx": "dataset covidx has no reader yet"}
+UNTRAINABLE = {"gloria", "mrm", "cmitm"}
+HOSTILE = "<script>alert(1)</script>"
+WORDS = ["heart", "size", "normal", "no", "effusion", HOSTILE, "left", "$lung_base$", "clear"]
+
+
+def pending(params: Params, run: grid.Run) -> str | None:
+    """A fixed idea of what has code, whatever the tree holds while the tests run."""
+    if run.task == "finetune":
+        return "task finetune has no code yet"
+    if run.dataset in UNREADABLE:
+        return UNREADABLE[run.dataset]
+    if run.baseline is not None:
+        return None
+    method = params.pretraining(grid.entry_of(run.checkpoint).entry)[0]
+    return f"method {method} has no code yet" if method in UNTRAINABLE else None
+
+
+def attend_details() -> dict[str, Any]:
+    """Three pairs as `downstream.tasks.attend` keeps them (a test there holds the keys)."""
+    rng = np.random.default_rng(0)
+    pairs = []
+    for _ in range(3):
+        pixels = rng.integers(0, 256, (96, 96), dtype=np.uint8)
+        pair: dict[str, Any] = {
+            "words": WORDS,
+            "mesh": [word in ("heart", "effusion") for word in WORDS],
+            "chosen": [place < 3 for place in range(len(WORDS))],
+            "pixels": base64.b64encode(pixels.tobytes()).decode(),
+        }
+        for key in ("kwm", "sdm"):
+            attention = rng.random(36).round(5)
+            pair[f"attention_{key}"] = attention.tolist()
+            pair[f"mask_{key}"] = (attention > np.median(attention)).tolist()
+        pairs.append(pair)
+    return {"grid": 6, "side": 96, "pairs": pairs}
+
+
+class World:
+    """Parameters in a folder of their own and the records that a test puts there."""
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+        self.paths = Paths(params.scale)
+
+    def path(self, run: grid.Run) -> Path:
+        return self.paths.record("downstream", run.id)
+
+    def write(self, run: grid.Run, metrics: dict[str, Any], **over: Any) -> None:
+        tree = {
+            "schema": 1,
+            "kind": "downstream",
+            "id": run.id,
+            "scale": self.params.scale,
+            "source": self.params.manifest.source,
+            "metrics": metrics,
+            "details": attend_details() if run.task == "attend" else {},
+        } | over
+        self.path(run).parent.mkdir(parents=True, exist_ok=True)
+        self.path(run).write_text(json.dumps(tree))
+
+    def fill(self) -> None:
+        """A record for every run that can be made; values grow with percent and seed."""
+        for number, run in enumerate(grid.runs(self.params)):
+            base = 0.4 + 0.1 * (number % 5) + 0.001 * run.percent + 0.01 * run.seed
+            metrics = {"value": base, "metric": "made up", "n": 100}
+            if run.task == "retrieve":
+                scale = 0.01 if run.baseline else 0.05
+                sides = {f"{s}_r{k}": scale * k for s in ("t2i", "i2t") for k in (1, 5, 10)}
+                metrics |= sides
+            self.write(run, metrics)
+
+    def cell_runs(self, table: str, entry: str, dataset: str, percent: int) -> list[grid.Run]:
+        block = self.params.grid[table]
+        cells = next(c for c in block.cells if c.dataset == dataset)
+        return grid.runs_of_cell(self.params, entry, cells, percent)
