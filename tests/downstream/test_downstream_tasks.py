@@ -173,6 +173,8 @@ def test_attention_covers_the_figure(bench: Bench) -> None:
             attention = np.array(row[f"attention_{name}"])
             assert attention[mask].min() >= attention[~mask].max()
     shown = result.details["pairs"][0]
+    maps = {f"{kind}_{name}" for kind in ("attention", "mask") for name in ("kwm", "sdm")}
+    assert set(shown) == {"words", "mesh", "chosen", "pixels"} | maps  # what the report reads
     assert base64.b64decode(shown["pixels"]) == frame["pixels"][0]
     assert len(frame["pixels"][0]) == 48 * 48
     found = attend.measure(frame, {}, DRAWS)

@@ -16,7 +16,7 @@ from cxrmim.errors import ParamsError
 from cxrmim.grid import Run
 
 SIDE = 16
-GRID_C = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse regularisation tried on the validation images
+GRID_C = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse regularisation tried on the validation images
 ROWS = 256  # images averaged at once
 Floats = NDArray[np.float64]
 

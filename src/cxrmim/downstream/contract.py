@@ -63,6 +63,7 @@ class Bench:
         self._shards: dict[str, Shards] = {}
         self._methods: dict[str, Method] = {}  # the latest only
         self._features: dict[tuple[str, str, str], torch.Tensor] = {}
+        self._scenes: dict[tuple[str, str], tuple[torch.Tensor, torch.Tensor]] = {}
 
     @property
     def device(self) -> "torch.device":
@@ -94,6 +95,7 @@ class Bench:
 
             self._methods.clear()
             self._features.clear()
+            self._scenes.clear()
             gc.collect()
             self._methods[checkpoint] = load_method(self.params, checkpoint, self.device)
         return self._methods[checkpoint].eval()
@@ -131,6 +133,20 @@ class Bench:
         unchanged = own.model_copy(update={"mean": 0.0, "std": 1.0})
         size = self.params.pretrain.image
         return lambda stored: evaluate(stored, unchanged, size)[:, 0]
+
+    def scenes(self, checkpoint: str, dataset: str) -> "tuple[torch.Tensor, torch.Tensor]":
+        """Images (N, s, s) as `view` makes them, one channel, and masks (N, s, s) in [0, 1]."""
+        key = (checkpoint, dataset)
+        if key not in self._scenes:
+            from cxrmim.downstream.features import views
+
+            view, plain = self.view(checkpoint), self.plain(checkpoint)
+            images, masks = self.shards(dataset).images, self.masks(dataset)
+            self._scenes[key] = (
+                views(images, lambda stored: view(stored)[:, 0], self.device),
+                views(masks, plain, self.device),
+            )
+        return self._scenes[key]
 
     def masks(self, dataset: str) -> NDArray[np.uint8]:
         """(N, S, S) masks of a dataset, 255 where all of a pixel is foreground.

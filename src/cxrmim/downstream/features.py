@@ -50,6 +50,21 @@ def extract(
     return torch.cat(out).float()
 
 
+def views(images: NDArray[np.uint8], view: View, device: torch.device) -> Tensor:
+    """Transformed images of a dataset, for a task that reads them again and again.
+
+    Args:
+        images: (n, S, S) uint8 squares.
+        view: (B, S, S) uint8 -> (B, ..., s, s).
+        device: where they go.
+
+    Returns:
+        (n, ..., s, s) float32 on the device.
+    """
+    parts = range(0, len(images), BATCH)
+    return torch.cat([view(block(images, slice(i, i + BATCH), device)) for i in parts])
+
+
 def block(images: NDArray[Any], rows: slice | NDArray[np.int64], device: torch.device) -> Tensor:
     """(b, S, S) rows of a stored array on the device."""
     return torch.from_numpy(np.array(images[rows])).to(device)

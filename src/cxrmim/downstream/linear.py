@@ -56,8 +56,6 @@ def loss(logits: Tensor, target: Tensor, multiclass: bool) -> Tensor:
     if multiclass:
         return F.cross_entropy(logits, target.argmax(dim=1))
     known = ~target.isnan()
-    if bool(known.all()):
-        return F.binary_cross_entropy_with_logits(logits, target)
     each = F.binary_cross_entropy_with_logits(logits, target.nan_to_num(), reduction="none")
     return (each * known).sum() / known.sum().clamp(min=1)
 
@@ -88,7 +86,7 @@ def fit(
     weight = first[:, :-1].contiguous().to(inputs.device).requires_grad_()
     bias = first[:, -1].contiguous().to(inputs.device).requires_grad_()
     optimiser = torch.optim.AdamW(
-        [weight, bias], training.lr, training.betas, weight_decay=training.weight_decay
+        [weight, bias], training.lr, training.betas, weight_decay=training.weight_decay, fused=True
     )
     best, best_epoch, losses = (weight, bias), 0, [float("inf")]
     stopped: Literal["patience", "epochs"] = "epochs"

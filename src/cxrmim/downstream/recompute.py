@@ -12,6 +12,7 @@ from cxrmim.params import Params
 from cxrmim.paths import Paths
 
 Tree = dict[str, Any]
+DIGITS = 9
 
 
 def metrics(params: Params, run: Run) -> Tree:
@@ -30,4 +31,11 @@ def metrics(params: Params, run: Run) -> Tree:
     draws = Draws(f"{run.dataset}/{run.task}", params.downstream.bootstrap)
     options = getattr(params.downstream, run.task)
     out: Tree = plugins.load("task", run.task).measure(pd.read_parquet(path), options, draws)
-    return out
+    return {key: _rounded(value) for key, value in out.items()}
+
+
+def _rounded(value: Any) -> Any:
+    """Floats at a precision that does not depend on how a machine orders its sums."""
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return round(value, DIGITS) if isinstance(value, float) else value

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cxrmim.errors import ParamsError
-from cxrmim.pretrain.parts.decoders import ConvDecoder
+from cxrmim.pretrain.parts.decoders import ConvDecoder, upsampled_conv
 
 SMOOTH = 1.0
 Load = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -53,8 +53,8 @@ class Segmenter(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, s, s) -> logits (B, s, s)."""
         tokens = self.encoder.forward_features(image)[:, self.encoder.num_prefix_tokens :]
-        logits: Tensor = self.head(self.decoder(self.project(tokens)))
-        return logits.squeeze(1)
+        maps = self.decoder.coarse(self.project(tokens))
+        return upsampled_conv(maps, self.head).squeeze(1)
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def fit(
     """
     weights = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(
-        weights, training.lr, training.betas, weight_decay=training.weight_decay
+        weights, training.lr, training.betas, weight_decay=training.weight_decay, fused=True
     )
     best, best_epoch, losses = model.state_dict(), 0, [float("inf")]
     stopped: Literal["patience", "epochs"] = "epochs"

@@ -61,13 +61,12 @@ def run(run: Run, bench: Bench) -> Result:
 
     import torch
 
-    from cxrmim.downstream import features, segmentation
+    from cxrmim.downstream import segmentation
 
     options = Options.model_validate(bench.params.downstream.segment)
     training = segmentation.Training(**options.model_dump(exclude=TRAINING))
-    method, shards = bench.method(run.checkpoint), bench.shards(run.dataset)
-    truth = bench.masks(run.dataset)
-    view, plain = bench.view(run.checkpoint), bench.plain(run.checkpoint)
+    method = bench.method(run.checkpoint)
+    images, truth = bench.scenes(run.checkpoint, run.dataset)
     patch, side = bench.params.pretrain.vit.patch, bench.params.pretrain.image
     pretrained = method.decoder if options.decoder_init == "method" else None
     channels = options.decoder if pretrained is None else pretrained.channels
@@ -82,9 +81,8 @@ def run(run: Run, bench: Bench) -> Result:
         ).to(bench.device)
 
     def load(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        at = rows.numpy()
-        image = view(features.block(shards.images, at, bench.device))
-        return image, plain(features.block(truth, at, bench.device))
+        at = rows.to(bench.device)
+        return images[at, None].expand(-1, 3, -1, -1), truth[at]
 
     train, valid, test = (
         torch.from_numpy(bench.rows(run.dataset, split, percent))

@@ -12,6 +12,7 @@ from cxrmim.pretrain.contract import Batch, Method, Setup
 from cxrmim.pretrain.parts import losses, masking
 from cxrmim.pretrain.parts.decoders import PatchDecoder, sincos_positions
 from cxrmim.pretrain.parts.encoders import build_vit
+from cxrmim.pretrain.parts.precision import widen
 
 
 class Options(Strict):
@@ -68,7 +69,7 @@ class MAE(Method):
         number = int(self.setup.patches * (1 - self.options.ratio))
         kept, masked = masking.keep(noise, number)
         tokens = encode_visible(self.encoder, image, kept)
-        predicted = self.restorer(tokens, kept, masked).float()
+        predicted = widen(self.restorer(tokens, kept, masked))
         target = losses.patchify(image, self.setup.vit.patch)
         target = target.gather(1, masked[:, :, None].expand(-1, -1, target.shape[2]))
         return losses.patch_error(predicted, target, norm_pix=self.options.norm_pix)

@@ -16,7 +16,8 @@ from cxrmim.plugins import Strict
 from cxrmim.pretrain.contract import Batch, Maps, Setup
 from cxrmim.pretrain.methods.mgca import MGCA, Aligned, text_of
 from cxrmim.pretrain.parts import augment, losses, masking
-from cxrmim.pretrain.parts.decoders import ConvDecoder
+from cxrmim.pretrain.parts.decoders import ConvDecoder, upsampled_conv
+from cxrmim.pretrain.parts.precision import widen
 from cxrmim.pretrain.parts.words import Text, unpack
 
 
@@ -89,7 +90,7 @@ class MedIM(MGCA):
         target = augment.pixels(batch.image, self.setup.augment)
         restored = self.restore(aligned.patches, masks)
         return aligned.terms | {
-            name: F.mse_loss(image.float(), target) for name, image in restored.items()
+            name: F.mse_loss(widen(image), target) for name, image in restored.items()
         }
 
     def restore(self, patches: Tensor, masks: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -111,8 +112,9 @@ class MedIM(MGCA):
                 x + mask[:, :, None] * token for x, mask in zip(kept, masks.values(), strict=True)
             ]
         assert self.decoder is not None
-        maps = self.decoder(torch.cat(kept)).chunk(len(masks))
-        out = {n: self.restore_heads[n](m) for n, m in zip(masks, maps, strict=True)}
+        maps = self.decoder.coarse(torch.cat(kept)).chunk(len(masks))
+        heads = self.restore_heads
+        out = {n: upsampled_conv(m, heads[n]) for n, m in zip(masks, maps, strict=True)}
         return {n: x.tanh() if self.options.tanh else x for n, x in out.items()}
 
     @torch.no_grad()
@@ -123,8 +125,8 @@ class MedIM(MGCA):
         o, device = self.options, text.ids.device
         attention = aligned.attention
         if o.att_space == "raw":  # the paper's E_img . E_text, without temperature
-            words = unpack(aligned.words.detach().float(), text)
-            attention = losses.attend(words, aligned.patches.detach().float(), 1.0)
+            words = unpack(widen(aligned.words.detach()), text)
+            attention = losses.attend(words, widen(aligned.patches.detach()), 1.0)
         rows, tokens = len(attention), attention.shape[2]
         flags = {"kwm": text.mesh}
         if o.sdm:

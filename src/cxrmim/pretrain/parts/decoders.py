@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class ConvDecoder(nn.Module):
@@ -20,22 +21,50 @@ class ConvDecoder(nn.Module):
         super().__init__()
         self.width, self.channels = width, tuple(channels)
         pairs = zip((width, *channels[:-1]), channels, strict=True)
-        self.blocks = nn.Sequential(*(self._block(a, b) for a, b in pairs))
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairs)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in channels)
 
-    @staticmethod
-    def _block(inside: int, out: int) -> nn.Sequential:
-        return nn.Sequential(
-            nn.Conv2d(inside, out, 3, padding=1),
-            nn.BatchNorm2d(out),
-            nn.ReLU(inplace=True),
-            nn.Upsample(scale_factor=2, mode="nearest"),
-        )
+    def coarse(self, tokens: Tensor) -> Tensor:
+        """All but the last upsampling; `upsampled_conv` of a head makes up for it.
+
+        (B, g * g, D) patch tokens in raster order -> (B, C, s, s) with s = g * 2^(blocks - 1).
+        """
+        side = int(tokens.shape[1] ** 0.5)
+        x = tokens.transpose(1, 2).reshape(len(tokens), -1, side, side)
+        for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            x = F.relu(norm(upsampled_conv(x, conv) if i else conv(x)))
+        return x
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, g * g, D) patch tokens in raster order -> (B, C, g * 2^blocks, g * 2^blocks)."""
-        side = int(tokens.shape[1] ** 0.5)
-        maps: Tensor = self.blocks(tokens.transpose(1, 2).reshape(len(tokens), -1, side, side))
-        return maps
+        return F.interpolate(self.coarse(tokens), scale_factor=2.0, mode="nearest")
+
+
+def upsampled_conv(x: Tensor, conv: nn.Module) -> Tensor:
+    """``conv(nearest_x2(x))`` without the large map between: the same numbers at a third of the cost.
+
+    The four pixels that come from one see only 2x2 coarse pixels each. Their kernels are sums of
+    rows and columns of the 3x3 kernel, so one convolution of the coarse map gives all four.
+
+    Args:
+        x: (B, C, h, w).
+        conv: 3x3 convolution with padding 1 and a bias.
+
+    Returns:
+        (B, out, 2h, 2w).
+    """
+    assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+    kernel = _fold(_fold(conv.weight, 2, 1), 4, 2)  # (out, row phase, column phase, C, 3, 3)
+    maps = F.conv2d(x, kernel.flatten(0, 2), conv.bias.repeat_interleave(4), padding=1)
+    return F.pixel_shuffle(maps, 2)
+
+
+def _fold(kernel: Tensor, along: int, phase: int) -> Tensor:
+    """Taps of the first and the second fine pixel in a coarse one, stacked along `phase`."""
+    before, middle, after = kernel.unbind(along)
+    none = torch.zeros_like(middle)
+    first = torch.stack([before, middle + after, none], along)
+    return torch.stack([first, torch.stack([none, before + middle, after], along)], phase)
 
 
 def sincos_positions(width: int, grid: int) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from cxrmim.params import TextModel, Vit
+from cxrmim.pretrain.parts.precision import widen
 from cxrmim.pretrain.parts.words import PAD
 
 POSITIONS = 512  # rows of BERT's position table
@@ -74,12 +75,12 @@ def cls_attention(query: Tensor, key: Tensor, heads: int, mask: Tensor | None = 
         mask: (B, L) bool, True for keys that may be attended.
 
     Returns:
-        (B, L) float32.
+        (B, L), float32 at least.
     """
     with torch.autocast(key.device.type, enabled=False):
         rows, length, _ = key.shape
-        asks = query[:, 0].float().view(rows, heads, 1, -1)
-        keys = key.float().view(rows, length, heads, -1).transpose(1, 2)
+        asks = widen(query[:, 0]).view(rows, heads, 1, -1)
+        keys = widen(key).view(rows, length, heads, -1).transpose(1, 2)
         scores = (asks @ keys.transpose(2, 3)).squeeze(2) / math.sqrt(keys.shape[-1])
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None], -torch.inf)

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cxrmim.pretrain.parts.precision import widen
+
 
 class Head(nn.Module):
     """Linear, BatchNorm, ReLU, Linear, BatchNorm without affine, L2 (rG GlobalEmbedding).
@@ -28,7 +30,7 @@ class Head(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """(M, inside) -> (M, dim) float32 unit vectors."""
+        """(M, inside) -> (M, dim) unit vectors."""
         out = self.layers(features)
         with torch.autocast(out.device.type, enabled=False):
-            return F.normalize(out.float(), dim=-1, eps=1e-12)
+            return F.normalize(widen(out), dim=-1, eps=1e-12)

@@ -1,4 +1,4 @@
-"""Losses as plain functions of tensors, float32 and without loops."""
+"""Losses as plain functions of tensors, without loops; call them in float32 or wider."""
 
 import torch
 from torch import Tensor
