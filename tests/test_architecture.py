@@ -1,4 +1,4 @@
-"""The house keeps its rules: imports point upstream, rule files name no method, files stay small."""
+"""The house keeps its rules: imports point upstream, rule files name no method, files are short."""
 
 from __future__ import annotations
 

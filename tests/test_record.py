@@ -144,6 +144,4 @@ def test_a_raw_file_is_named_below_its_root(here, tree, write_params, tmp_path):
 def test_run_records_lie_under_their_checkpoint():
     run = Run("medim-s0", "chexpert", "probe", 1, 2)
     path = Paths("demo").record("downstream", run.id)
-    assert path.as_posix() == (
-        "results/demo/records/downstream/medim-s0/chexpert-probe-1-s2.json"
-    )
+    assert path.as_posix() == ("results/demo/records/downstream/medim-s0/chexpert-probe-1-s2.json")

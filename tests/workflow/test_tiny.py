@@ -58,9 +58,9 @@ def test_one_lost_run_is_done_again_alone(built, tmp_path):
     out = here.snakemake()
     assert out.returncode == 0, out.stderr[-3000:]
     assert "downstream_random_s0" not in out.stderr
-    assert here.files(
-        "records/downstream/**/*.json", "artifacts/predictions/**/*.parquet"
-    ) == before
+    assert (
+        here.files("records/downstream/**/*.json", "artifacts/predictions/**/*.parquet") == before
+    )
     touched = {
         p.name for p, t in times.items() if p.stat().st_mtime_ns != t and "circ" not in p.name
     }

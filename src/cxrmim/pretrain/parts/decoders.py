@@ -41,7 +41,7 @@ class ConvDecoder(nn.Module):
 
 
 def upsampled_conv(x: Tensor, conv: nn.Module) -> Tensor:
-    """``conv(nearest_x2(x))`` without the large map between: the same numbers at a third of the cost.
+    """``conv(nearest_x2(x))`` without the large map between: the same numbers at a lower cost.
 
     The four pixels that come from one see only 2x2 coarse pixels each. Their kernels are sums of
     rows and columns of the 3x3 kernel, so one convolution of the coarse map gives all four.

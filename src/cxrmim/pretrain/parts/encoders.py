@@ -24,8 +24,8 @@ POSITIONS = 512  # rows of BERT's position table
 def build_vit(vit: Vit, image: int) -> VisionTransformer:
     """A ViT without a classification head, Xavier-initialised as in the ViT paper.
 
-    timm's default (standard deviation 0.02 at any width) is far too small for the narrow encoders of
-    the phantom scales, which then hardly learn.
+    timm's default (standard deviation 0.02 at any width) is far too small for the narrow encoders
+    of the phantom scales, which then hardly learn.
 
     Args:
         vit: dimensions.

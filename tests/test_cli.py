@@ -1,0 +1,101 @@
+"""The command line: help, exit codes, one-line errors, threads, logs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cxrmim import cli, job
+from cxrmim.errors import CheckError, DataError, ParamsError
+
+
+def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cxrmim", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_help_names_every_command(repo):
+    out = call("--help", cwd=repo)
+    assert out.returncode == 0
+    for name in [*cli.STOPS, *cli.AUDITS]:
+        assert name in out.stdout
+
+
+@pytest.mark.parametrize("stop", cli.STOPS)
+def test_every_stop_has_help(repo, stop):
+    out = call(stop, "--help", cwd=repo)
+    assert out.returncode == 0, out.stderr
+    for option in ("--params", "--scale", "--threads", "--debug"):
+        assert option in out.stdout
+
+
+def test_grid_lists_everything(repo):
+    out = call("grid", "--scale", "paper", cwd=repo)
+    assert out.returncode == 0
+    assert "25 initialisations, 19 of them trained" in out.stdout
+    assert "alias of mgca" in out.stdout
+    assert "cmitm_table1: 252 runs" in out.stdout
+
+
+def test_no_parameters_here_is_one_line_and_status_2(tmp_path):
+    out = call("grid", cwd=tmp_path)
+    assert out.returncode == 2
+    assert len(out.stderr.strip().splitlines()) == 1
+    assert "params.yaml" in out.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ParamsError("a"), 2), (DataError("b"), 3), (CheckError("c"), 4), (KeyboardInterrupt(), 130)],
+)
+def test_an_error_is_one_line_with_its_status(capsys, error, status):
+    def work() -> None:
+        raise error
+
+    assert job.guarded(work, debug=False, name="x") == status
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_an_unexpected_error_goes_to_the_log_with_its_traceback(tmp_path, capsys, monkeypatch):
+    handler = logging.FileHandler(tmp_path / "a.log")
+    monkeypatch.setattr(job.log, "handlers", [handler])
+
+    def work() -> None:
+        raise ZeroDivisionError("oops")
+
+    assert job.guarded(work, debug=False, name="x") == 1
+    shown = capsys.readouterr().err
+    assert len(shown.strip().splitlines()) == 1
+    assert "a.log" in shown
+    assert "Traceback" in (tmp_path / "a.log").read_text()
+
+
+def test_debug_shows_the_traceback():
+    def work() -> None:
+        raise DataError("a")
+
+    with pytest.raises(DataError):
+        job.guarded(work, debug=True, name="x")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_threads_hold_for_openmp_and_torch_alike(count):
+    code = (
+        "import sys; from cxrmim import job; job.set_threads(int(sys.argv[1]));"
+        "import os, torch, threadpoolctl, numpy;"
+        "print(os.environ['OMP_NUM_THREADS'], torch.get_num_threads())"
+    )
+    environment = {k: v for k, v in os.environ.items() if k not in job.THREAD_VARIABLES}
+    out = subprocess.run(
+        [sys.executable, "-c", code, str(count)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    assert out.stdout.split() == [str(count), str(count)]
