@@ -69,7 +69,8 @@ def shrink(tree: dict[str, Any]) -> dict[str, Any]:
     pretrain["text"] = {"layers": 2, "width": 16, "heads": 2, "mlp": 32, "dropout": 0.0}
     methods = pretrain["methods"]
     for name in methods:
-        methods[name].setdefault("augment", {})["resize"] = 44
+        if "augment" in methods[name]:
+            methods[name]["augment"]["resize"] = 44
     for name in ("mae", "mgca"):
         methods[name] |= {"batch": 4, "epochs": 2}
     methods["mae"]["options"] |= {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def softmax(values: list[Tensor]) -> list[Tensor]:
-    top = max(float(v) for v in values)
+    top = max(v.item() for v in values)
     powers = [torch.exp(v - top) for v in values]
     return [p / sum(powers) for p in powers]
 

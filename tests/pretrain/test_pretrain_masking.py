@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import slow_losses as slow
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxrmim.pretrain.parts import masking
-
-import pytest
 
 
 def noise(rows, tokens, seed=0):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from cxrmim import job
 from cxrmim.errors import ParamsError
 from cxrmim.explain import unknown
-from cxrmim.grid import entries, entry_of, pending_entry, target
+from cxrmim.grid import entries, pending_entry, target
 
 
 def work(ctx: job.Context) -> None:
@@ -14,15 +14,20 @@ def work(ctx: job.Context) -> None:
     Raises:
         ParamsError: there is no such entry, or it has no code yet.
     """
-    entry, known = ctx.unit.rpartition("-s")[0], entries(ctx.params)
-    if entry not in known or not ctx.unit.rpartition("-s")[2].isdecimal():
+    entry, mark, seed = ctx.unit.rpartition("-s")
+    known = entries(ctx.params)
+    if not mark or not seed.isdecimal():
+        raise ParamsError(
+            f"--checkpoint {ctx.unit}: must be <entry>-s<seed>, for instance {known[0]}-s0"
+        )
+    if entry not in known:
         raise ParamsError(f"--checkpoint {ctx.unit}: {unknown('pretrain entry', entry, known)}")
     if target(ctx.params, entry) != entry:
         raise ParamsError(
             f"--checkpoint {ctx.unit}: {entry} is another name of {target(ctx.params, entry)}; "
             f"train that"
         )
-    reason = pending_entry(ctx.params, entry_of(ctx.unit).entry)
+    reason = pending_entry(ctx.params, entry)
     if reason:
         raise ParamsError(f"--checkpoint {ctx.unit}: {reason}")
     from cxrmim.pretrain import loop

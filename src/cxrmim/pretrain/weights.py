@@ -1,5 +1,6 @@
 """Methods by entry: building them, starting them from given weights, loading trained ones."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from cxrmim.pretrain.parts.encoders import TextEncoder
 
 NAMED = Path("weights")  # folder of published weights, below the working directory
 FILE = "model.safetensors"
+HEADER = "cxrmim"  # one metadata key: safetensors writes several in random order
 
 
 def build_method(params: Params, entry: str, vocab: int, length: int) -> Method:
@@ -79,7 +81,8 @@ def load_method(params: Params, checkpoint: str, device: str | torch.device = "c
     record.verify(tree, "weights")
     path = paths.checkpoint(checkpoint)
     with safe_open(path, framework="pt") as handle:
-        metadata: dict[str, str] = handle.metadata() or {}
+        header = handle.metadata() or {}
+    metadata = json.loads(header.get(HEADER, "{}"))
     expected = settings.fingerprint(grid.config(params, "pretrain", checkpoint))
     if metadata.get("config_hash") != expected:
         raise CheckError(
@@ -89,8 +92,8 @@ def load_method(params: Params, checkpoint: str, device: str | torch.device = "c
     method = build_method(
         params,
         grid.entry_of(checkpoint).entry,
-        int(metadata["vocab"]),
-        int(metadata["length"]),
+        metadata["vocab"],
+        metadata["length"],
     )
     method.load_state_dict(load_file(path))
     return method.to(device).eval()
@@ -99,19 +102,20 @@ def load_method(params: Params, checkpoint: str, device: str | torch.device = "c
 def save_method(params: Params, checkpoint: str, method: Method) -> Path:
     """Write a method's state as float32 safetensors, atomically; returns the path.
 
-    The same weights give the same bytes.
+    The same weights give the same bytes. The header's metadata hold, as JSON below the key `HEADER`,
+    schema, method, config_hash, vocab and length.
     """
     path = Paths(params.scale).checkpoint(checkpoint)
     metadata = {
-        "schema": str(record.SCHEMA),
+        "schema": record.SCHEMA,
         "method": params.pretraining(grid.entry_of(checkpoint).entry)[0],
         "config_hash": settings.fingerprint(grid.config(params, "pretrain", checkpoint)),
-        "vocab": str(method.setup.vocab),
-        "length": str(method.setup.length),
+        "vocab": method.setup.vocab,
+        "length": method.setup.length,
     }
     state = {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items()}
     with atomic(path) as temporary:
-        save_file(state, temporary, metadata)
+        save_file(state, temporary, {HEADER: json.dumps(metadata, sort_keys=True)})
     return path
 
 

@@ -133,9 +133,12 @@ def sample(
 def filter_matrix(box: Tensor, inside: int, out: int, *, cubic: bool) -> Tensor:
     """Antialiased resampling weights, as Pillow and torch (antialias=True) define them.
 
+    The triangle filter sees the whole source, as if all of it was resized and then cropped; the
+    cubic one only the box, as if that was cropped and then resized (RandomResizedCrop).
+
     Args:
         box: (B, 2) start and length in px of the interval that becomes `out` px.
-        inside: source px; the filter sees only those in the interval.
+        inside: source px.
         out: target px.
         cubic: bicubic with a = -0.5, else triangle.
 
@@ -148,9 +151,11 @@ def filter_matrix(box: Tensor, inside: int, out: int, *, cubic: bool) -> Tensor:
     source = torch.arange(inside, device=box.device, dtype=box.dtype)[None, None, :]
     centre = start + (target + 0.5) * scale
     distance = ((source + 0.5 - centre) / scale.clamp(min=1)).abs()
-    weight = _cubic(distance) if cubic else (1 - distance).clamp(min=0)
-    seen = (source >= start.floor()) & (source < (start + length).ceil())
-    weight = weight * seen
+    if cubic:
+        box_only = (source >= start.floor()) & (source < (start + length).ceil())
+        weight = _cubic(distance) * box_only
+    else:
+        weight = (1 - distance).clamp(min=0)
     return weight / weight.sum(-1, keepdim=True)
 
 
