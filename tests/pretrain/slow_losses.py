@@ -1,4 +1,4 @@
-"""Losses and masks written from the formulas with loops, in float64: what the fast ones must equal."""
+"""Losses and masks from the formulas, with loops, in float64: what the fast ones must equal."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def both_sides(items: list[Tensor], seen: list[Tensor], weight: np.ndarray, tau:
 
 
 def sinkhorn(scores: np.ndarray, eps: float, rounds: int) -> np.ndarray:
-    """Exactness B: transpose to K x B, divide by total, rounds of rows to 1/K and columns to 1/B."""
+    """Exactness B: K x B, divided by its total; rounds of rows to 1/K, columns to 1/B."""
     q = np.exp(scores.astype(float) / eps).T
     k, b = q.shape
     q /= q.sum()

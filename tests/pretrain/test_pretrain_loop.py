@@ -105,7 +105,7 @@ def test_a_loaded_method_is_the_trained_one(small, corpus):
     loop.run(params, "medim-s0")
     loaded = weights.load_method(params, "medim-s0")
     assert not loaded.training
-    image = loaded.eval_transform(torch.from_numpy(np.asarray(shards.images[:3])))
+    image = loaded.eval_transform(torch.from_numpy(shards.images[:3].copy()))
     assert image.shape == (3, 3, 40, 40)
     assert torch.equal(loaded.embed_image(image), method.embed_image(image))
     assert loaded.decoder is not None and loaded.decoder.channels == (8, 6, 4)

@@ -122,8 +122,6 @@ def train(params: Params, item: grid.Pretraining, method: Method, shards: Shards
     steps = per_epoch * block.epochs
     device = pick_device(params.pretrain.device)
     method = method.to(device).train()
-    if device.type == "cuda" and method.decoder is not None:
-        method.decoder.to(memory_format=torch.channels_last)
     optimiser = build_optimiser(method, block.optim)
     half = params.pretrain.precision == "bf16" and device.type == "cuda"
     torch.manual_seed(stream(item.seed, 1))  # dropout, masks, sentences

@@ -102,8 +102,8 @@ def load_method(params: Params, checkpoint: str, device: str | torch.device = "c
 def save_method(params: Params, checkpoint: str, method: Method) -> Path:
     """Write a method's state as float32 safetensors, atomically; returns the path.
 
-    The same weights give the same bytes. The header's metadata hold, as JSON below the key `HEADER`,
-    schema, method, config_hash, vocab and length.
+    The same weights give the same bytes. The header holds, as JSON below `HEADER`, schema,
+    method, config_hash, vocab and length.
     """
     path = Paths(params.scale).checkpoint(checkpoint)
     metadata = {

@@ -43,8 +43,8 @@ class ConvDecoder(nn.Module):
 def upsampled_conv(x: Tensor, conv: nn.Module) -> Tensor:
     """``conv(nearest_x2(x))`` without the large map between: the same numbers at a lower cost.
 
-    The four pixels that come from one see only 2x2 coarse pixels each. Their kernels are sums of
-    rows and columns of the 3x3 kernel, so one convolution of the coarse map gives all four.
+    A fine pixel sees only 2x2 coarse ones, through sums of rows and columns of the 3x3 kernel. One
+    2x2 convolution gives the four fine pixels of every place, which are then woven together.
 
     Args:
         x: (B, C, h, w).
@@ -54,17 +54,22 @@ def upsampled_conv(x: Tensor, conv: nn.Module) -> Tensor:
         (B, out, 2h, 2w).
     """
     assert isinstance(conv, nn.Conv2d) and conv.bias is not None
-    kernel = _fold(_fold(conv.weight, 2, 1), 4, 2)  # (out, row phase, column phase, C, 3, 3)
+    high, wide = x.shape[2:]
+    kernel = _fold(_fold(conv.weight, 2, 1), 4, 2)  # (out, row phase, column phase, C, 2, 2)
     maps = F.conv2d(x, kernel.flatten(0, 2), conv.bias.repeat_interleave(4), padding=1)
-    return F.pixel_shuffle(maps, 2)
+    phases = maps.view(len(x), -1, 2, 2, high + 1, wide + 1)
+    rows = [
+        torch.stack([phases[:, :, a, b, a : a + high, b : b + wide] for b in (0, 1)], -1)
+        for a in (0, 1)
+    ]
+    return torch.stack(rows, 3).reshape(len(x), -1, 2 * high, 2 * wide)
 
 
 def _fold(kernel: Tensor, along: int, phase: int) -> Tensor:
-    """Taps of the first and the second fine pixel in a coarse one, stacked along `phase`."""
+    """Three taps as the two that the first and the second fine pixel see, stacked along `phase`."""
     before, middle, after = kernel.unbind(along)
-    none = torch.zeros_like(middle)
-    first = torch.stack([before, middle + after, none], along)
-    return torch.stack([first, torch.stack([none, before + middle, after], along)], phase)
+    first = torch.stack([before, middle + after], along)
+    return torch.stack([first, torch.stack([before + middle, after], along)], phase)
 
 
 def sincos_positions(width: int, grid: int) -> Tensor:
