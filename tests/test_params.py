@@ -274,7 +274,14 @@ PRETRAIN = {
 }
 SHARED = {
     "pretrain.image": 224,
-    "pretrain.vit": {"patch": 16, "width": 768, "depth": 12, "heads": 12, "mlp": 4.0},
+    "pretrain.vit": {
+        "patch": 16,
+        "width": 768,
+        "depth": 12,
+        "heads": 12,
+        "mlp": 4.0,
+        "init": "normal",
+    },
     "pretrain.text.layers": 6,
     "pretrain.text.width": 768,
     "pretrain.text.positions": "normal",

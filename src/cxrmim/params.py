@@ -91,13 +91,14 @@ class ShardsParams(Strict):
 
 
 class Vit(Strict):
-    """Vision transformer dimensions (timm)."""
+    """Vision transformer dimensions (timm), and how untrained weights are drawn."""
 
     patch: Positive
     width: Positive
     depth: Positive
     heads: Positive
     mlp: Annotated[float, Field(gt=0)]
+    init: Literal["normal", "xavier"] = "normal"
 
 
 class TextModel(Strict):

@@ -22,13 +22,14 @@ POSITIONS = 512  # rows of BERT's position table
 
 
 def build_vit(vit: Vit, image: int) -> VisionTransformer:
-    """A ViT without a classification head, Xavier-initialised as in the ViT paper.
+    """A ViT without a classification head.
 
-    timm's default (standard deviation 0.02 at any width) is far too small for the narrow encoders
-    of the phantom scales, which then hardly learn.
+    Untrained weights are normal with standard deviation 0.02 at any width, timm's default and the
+    official code's, or Xavier as in the ViT paper: 0.02 is far too small for the narrow encoders of
+    the small scales, which then hardly learn.
 
     Args:
-        vit: dimensions.
+        vit: dimensions, and ``init``: normal | xavier.
         image: side of its input in px.
 
     Returns:
@@ -45,7 +46,7 @@ def build_vit(vit: Vit, image: int) -> VisionTransformer:
         mlp_ratio=vit.mlp,
         global_pool="token",
         class_token=True,
-        weight_init="jax",
+        weight_init={"normal": "", "xavier": "jax"}[vit.init],
     )
 
 
