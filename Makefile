@@ -35,7 +35,7 @@ demo: install ## the papers' tables from phantom data, about 6 minutes on 2 core
 	@echo "tables: results/demo/tables/*.md    page: results/demo/report/index.html"
 
 test: install ## lint, types, unit tests, a tiny workflow end to end
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 trend: install ## does learning happen? three pretraining seeds, about 25 minutes on 2 cores
 	@$(SNAKEMAKE) --config scale=trend

@@ -124,4 +124,6 @@ def _log_to(path: Path) -> None:
     log.handlers[:] = [handler]
     log.propagate = False
     if sys.stderr.isatty():
-        log.addHandler(logging.StreamHandler())
+        terminal = logging.StreamHandler()
+        terminal.setLevel(logging.WARNING)
+        log.addHandler(terminal)

@@ -187,7 +187,7 @@ def test_mimic_fallback_switch(setup, mimic):
 
 def test_mimic_a_report_without_sections_is_counted_but_stops_nothing(setup, mimic, caplog):
     mimic.reports |= {row[2]: "nothing here" for row in mimic.rows[:10]}
-    with caplog.at_level("WARNING", "cxrmim"):
+    with caplog.at_level("INFO", "cxrmim"):
         manifest = made(setup, mimic, "mimic", limit=0.0)
     assert len(manifest.table) == 10
     assert "mimic, source row 1: report has neither impression nor findings" in caplog.text

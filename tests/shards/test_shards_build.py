@@ -105,7 +105,7 @@ def test_unreadable_rows_leave_every_array(corpus, setup, caplog):
     (corpus.root / "3.png").write_bytes(b"not an image")
     (corpus.root / "5.png").unlink()
     corpus.table.loc[8, "impression"] = corpus.table.loc[8, "findings"] = "Ok."
-    with caplog.at_level("WARNING", "cxrmim"):
+    with caplog.at_level("INFO", "cxrmim"):
         metrics, details = corpus.build(setup())
     shards = corpus.open()
     assert adds_up(metrics)["unreadable"] == {"image file is missing": 1, "not an image file": 1}
@@ -155,7 +155,7 @@ def test_masks_have_the_geometry_of_their_images(corpus, setup):
 @pytest.mark.parametrize("code", ["9999 1", "1 2 3", "4 -1"])
 def test_a_bad_mask_is_an_unreadable_row(corpus, setup, code, caplog):
     corpus.table["rle"] = pd.Series([[] if i != 6 else [code] for i in range(12)], dtype=object)
-    with caplog.at_level("WARNING", "cxrmim"):
+    with caplog.at_level("INFO", "cxrmim"):
         metrics, _ = corpus.build(setup(), dataset="siim")
     assert adds_up(metrics)["kept"] == 11
     assert "siim, source row 7: mask " in caplog.text

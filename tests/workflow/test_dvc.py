@@ -10,7 +10,11 @@ import yaml
 
 from tests.workflow.conftest import Place
 
-pytestmark = [pytest.mark.workflow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.workflow,
+    pytest.mark.timeout(600),
+    pytest.mark.xdist_group("workflow"),
+]
 
 
 @pytest.fixture

@@ -9,7 +9,11 @@ import yaml
 
 from tests.workflow.conftest import copied, place
 
-pytestmark = [pytest.mark.workflow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.workflow,
+    pytest.mark.timeout(600),
+    pytest.mark.xdist_group("workflow"),
+]
 RESULTS = ("records/**/*.json", "tables/*", "figures/*", "report/*")
 
 

@@ -20,7 +20,6 @@ from cxrmim.paths import raw_root
 
 log = logging.getLogger("cxrmim")
 SPLITS = ("train", "valid", "test")
-NAMED = 20  # faults that the log names one by one
 
 
 @dataclass(frozen=True)
@@ -89,15 +88,15 @@ def build(dataset: str, params: Params) -> Manifest:
 
 
 def check_faults(dataset: str, reading: Reading, limit: float) -> None:
-    """Log the first faults; stop where they are too many.
+    """Log every fault; stop where they are too many.
 
     Raises:
         DataError: a larger share of the rows than `limit` cannot be used.
     """
-    for fault in reading.faults[:NAMED]:
-        log.warning("%s, source row %d: %s", dataset, fault.source_row, fault.reason)
-    if len(reading.faults) > NAMED:
-        log.warning("%s: %d more such rows", dataset, len(reading.faults) - NAMED)
+    for fault in reading.faults:
+        log.info("%s, source row %d: %s", dataset, fault.source_row, fault.reason)
+    if reading.faults:
+        log.warning("%s: %d rows left out, named in the log", dataset, len(reading.faults))
     bad = [fault for fault in reading.faults if fault.unreadable]
     rows = reading.flow["rows"]
     if len(bad) > limit * rows:

@@ -1,11 +1,13 @@
 """Random streams that depend on what is drawn and never on who draws it or when."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Literal, Protocol, TypeVar
 
 import numpy as np
+
+from cxrmim.progress import track
 
 DATASET_IDS = {"mimic": 1, "chexpert": 2, "siim": 3, "sheet": 4, "audit": 5}
 
@@ -51,13 +53,13 @@ def stream(
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
-def spread(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+def spread(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
     """`work` over `items`, in the order of `items`, on `workers` processes (1: in this one).
 
     Processes are spawned, not forked: a caller that has loaded a threaded library would deadlock.
     """
     if workers <= 1:
-        yield from map(work, items)
+        yield from track(map(work, items), "patients", len(items))
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(work, items, chunksize=16)
+        yield from track(pool.map(work, items, chunksize=16), "patients", len(items))

@@ -24,7 +24,6 @@ from cxrmim.shards.masks import decode_rle
 
 log = logging.getLogger("cxrmim")
 CHUNK = 512  # images in flight
-NAMED = 20  # faults that the log names one by one
 SHORT = f"report has fewer than {text.SHORTEST} tokens"
 
 
@@ -101,15 +100,15 @@ def build(dataset: str, params: Params, manifest: Path, root: Path, out: Path, t
 
 
 def check_faults(dataset: str, faults: list[tuple[int, str]], rows: int, limit: float) -> None:
-    """Log the first faults; stop where they are too many.
+    """Log every fault; stop where they are too many.
 
     Raises:
         DataError: a larger share of the rows than `limit` is unreadable.
     """
-    for row, reason in faults[:NAMED]:
-        log.warning("%s, source row %d: %s", dataset, row, reason)
-    if len(faults) > NAMED:
-        log.warning("%s: %d more such rows", dataset, len(faults) - NAMED)
+    for row, reason in faults:
+        log.info("%s, source row %d: %s", dataset, row, reason)
+    if faults:
+        log.warning("%s: %d images left out, named in the log", dataset, len(faults))
     if len(faults) > limit * rows:
         raise DataError(
             f"{dataset}: {len(faults)} of {rows} images cannot be read, first source row "
