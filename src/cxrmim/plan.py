@@ -74,6 +74,11 @@ class Plan:
             self.paths.record(k, u) for k, u in grid.parents(self.params, "pretrain", checkpoint)
         ]
 
+    def pretrain_artifacts(self, checkpoint: str) -> list[Path]:
+        """Artifacts that a pretraining reads: shards, and the weights it starts from."""
+        folders = {"shards": self.paths.shards, "pretrain": self.paths.checkpoint}
+        return [folders[k](u) for k, u in grid.parents(self.params, "pretrain", checkpoint)]
+
     @cached_property
     def jobs(self) -> list[JobPlan]:
         """The downstream jobs."""

@@ -4,7 +4,9 @@
 rule pretrain:
     input:
         records=lambda wildcards: plan.pretrain_records(wildcards.checkpoint),
-        arrays=ancient(plan.paths.shards(plan.params.pretrain.corpus)),
+        artifacts=lambda wildcards: [
+            ancient(path) for path in plan.pretrain_artifacts(wildcards.checkpoint)
+        ],
     output:
         weights=plan.paths.checkpoint("{checkpoint}"),
         record=plan.paths.record("pretrain", "{checkpoint}"),
