@@ -105,6 +105,14 @@ def _trace(loaded: Params, args: argparse.Namespace) -> None:
     from cxrmim.report import cells
 
     cell = cells.find(loaded, args.cell)
+    if cell.state == "pending":
+        say(f"{cell.address}: pending: {cell.reason}")
+        return
+    if cell.mean is not None:
+        spread = f" ± {100 * cell.sd:.2f}" if cell.sd is not None else ""
+        published = f", published {cell.published}" if cell.published is not None else ""
+        mark = ", PHANTOM DATA" if loaded.manifest.source == "phantom" else ""
+        say(f"{cell.address} = {100 * cell.mean:.2f}{spread} (n = {cell.n}{published}{mark})")
     links = check.trace(loaded, list(cell.runs))
     for link in links:
         say(
