@@ -102,7 +102,8 @@ def _strays(params: Params, prune: bool) -> None:
     for folder in RECORDED:
         base = paths.artifacts / folder
         known = {base / name for name in listing(params, folder)}
-        found += sorted(p for p in base.rglob("*") if p.is_file() and p not in known)
+        files = (p for p in base.rglob("*") if p.is_file() and p.name != record.TIMESTAMP)
+        found += sorted(p for p in files if p not in known)
     for path in found if prune else []:
         path.unlink()
     if found and not prune:

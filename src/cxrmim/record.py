@@ -29,6 +29,7 @@ from cxrmim.paths import Paths, atomic, raw_root
 
 Tree = dict[str, Any]
 SCHEMA = 1
+TIMESTAMP = ".snakemake_timestamp"  # Snakemake leaves it in folders that are a rule's output
 STARTED = time.time()
 # Plumbing holds no maths: what it hands on is in the record as config, inputs and outputs.
 PLUMBING = {
@@ -62,7 +63,7 @@ def digest(path: Path) -> Tree:
 
 def _digest_folder(path: Path) -> Tree:
     sha, size, count = hashlib.sha256(), 0, 0
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+    for file in sorted(p for p in path.rglob("*") if p.is_file() and p.name != TIMESTAMP):
         entry = digest(file)
         sha.update(f"{entry['sha256']}  {file.relative_to(path).as_posix()}\n".encode())
         size += entry["bytes"]
