@@ -92,7 +92,7 @@ def attest(params: Params, say: Callable[[str], None], *, prune: bool = False) -
     check.require(check.artifact_faults(params), say)
     archive(Path(".snakemake/metadata"), paths.artifacts / "snakemake" / "metadata.tar")
     folders = [paths.artifacts / name for name in (*RECORDED, *UNRECORDED)]
-    dvc("add", "--quiet", *(f.as_posix() for f in folders if f.is_dir()))
+    dvc("add", *(f.as_posix() for f in folders if f.is_dir()))
     dvc("repro")
 
 
