@@ -122,7 +122,9 @@ class Plan:
         """Everything that `rule all` asks for."""
         report = [path for part in self.report_outputs.values() for path in part]
         sheet = [self.paths.figure("phantom_sheet", "png")]
-        return report + (sheet if self.params.manifest.source == "phantom" else [])
+        # Runs are named too: Snakemake does not miss a lost file between others that are there.
+        runs = [path for job in self.jobs for path in job.outputs]
+        return [*report, *runs, *(sheet if self.params.manifest.source == "phantom" else [])]
 
     @cached_property
     def report_state(self) -> str:
