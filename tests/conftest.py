@@ -43,6 +43,23 @@ def demo() -> Params:
     return params_module.load(REPO / "params.yaml", "demo")
 
 
+@pytest.fixture(scope="session")
+def published() -> set[str]:
+    """Entries of the papers: those of methods that say which paper compares them.
+
+    A method of somebody else's says nothing and so is in every comparison; the papers' counts do
+    not change with it.
+    """
+    pretrain = yaml.safe_load((REPO / "params.yaml").read_text(encoding="utf-8"))["pretrain"]
+    methods = {name for name, block in pretrain["methods"].items() if "papers" in block}
+    variants = {
+        name
+        for name, block in pretrain["entries"].items()
+        if block.get("method", block.get("alias")) in methods
+    }
+    return methods | variants
+
+
 @pytest.fixture
 def tree() -> dict[str, Any]:
     """params.yaml as a plain tree that a test may edit."""
