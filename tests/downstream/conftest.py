@@ -41,6 +41,8 @@ GRID = {
         "cells": [{"dataset": "mimic", "task": "attend", "percents": [100], "seeded": False}],
     },
 }
+METHODS = yaml.safe_load((ROOT / "params.yaml").read_text())["pretrain"]["methods"]
+EXTRA = {"medim": {"options": {"decoder": [16, 16, 8, 8]}}}
 SMALL = {
     "seeds": {"pretrain": [0], "downstream": [0, 1]},
     "shards": {"side": SIDE},
@@ -49,12 +51,9 @@ SMALL = {
         "vit": {"width": 32, "depth": 2, "heads": 2},
         "text": {"layers": 1, "width": 32, "heads": 2, "mlp": 64},
         "methods": {
-            "mae": {"augment": {"resize": SIDE}},
-            "gloria": {"augment": {"resize": SIDE}},
-            "mrm": {"augment": {"resize": SIDE}},
-            "mgca": {"augment": {"resize": SIDE}},
-            "medim": {"augment": {"resize": SIDE}, "options": {"decoder": [16, 16, 8, 8]}},
-            "cmitm": {"augment": {"resize": SIDE}},
+            name: {"augment": {"resize": SIDE}} | EXTRA.get(name, {})
+            for name, block in METHODS.items()
+            if "augment" in block
         },
     },
     "downstream": {

@@ -68,11 +68,11 @@ def shrink(tree: dict[str, Any]) -> dict[str, Any]:
     pretrain["vit"] = {"patch": 8, "width": 16, "depth": 2, "heads": 2}
     pretrain["text"] = {"layers": 2, "width": 16, "heads": 2, "mlp": 32, "dropout": 0.0}
     methods = pretrain["methods"]
-    for name in methods:
-        if "augment" in methods[name]:
-            methods[name]["augment"]["resize"] = 44
-    for name in ("mae", "mgca"):
-        methods[name] |= {"batch": 4, "epochs": 2}
+    for name, block in tree["pretrain"]["methods"].items():  # somebody else's methods too
+        if "augment" in block:
+            methods.setdefault(name, {}).setdefault("augment", {})["resize"] = 44
+        if "batch" in block:
+            methods[name] |= {"batch": 4, "epochs": 2}
     methods["mae"]["options"] |= {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
     methods["mgca"]["options"] = {"dim": 8, "hidden": 12, "prototypes": 6}
     methods["medim"]["options"] = {"decoder": [8, 6, 4], "sentence_words": 3}
