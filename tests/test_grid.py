@@ -103,7 +103,7 @@ def test_a_pretraining_that_starts_from_another_comes_after_it(paper):
 
 
 def test_a_new_method_gets_a_row_in_every_comparison(tree, write_params):
-    tree["pretrain"]["methods"]["toy"] = {"batch": 8, "epochs": 1}
+    tree["pretrain"]["methods"]["invented"] = {"batch": 8, "epochs": 1}
     loaded = params.load(write_params(tree), "paper")
     for name in ("medim_table1", "cmitm_table1"):
-        assert grid.rows(loaded, loaded.grid[name])[-1] == "toy"
+        assert grid.rows(loaded, loaded.grid[name])[-1] == "invented"
