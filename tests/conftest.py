@@ -25,15 +25,6 @@ def repo() -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    """The team's fact sheets beside the repository; tests that compare with them skip elsewhere."""
-    folder = REPO.parent / "shared"
-    if not folder.is_dir():
-        pytest.skip("no ../shared beside this checkout")
-    return folder
-
-
-@pytest.fixture(scope="session")
 def paper() -> Params:
     return params_module.load(REPO / "params.yaml", "paper")
 

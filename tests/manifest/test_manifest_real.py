@@ -20,8 +20,7 @@ def shipped(name: str) -> Path:
     if spec is None or spec.origin is None:
         pytest.skip("torchxrayvision is not installed (extra `test`)")
     path = Path(spec.origin).parent / "data" / name
-    if not path.is_file():
-        pytest.skip(f"torchxrayvision ships no {name}")
+    assert path.is_file(), f"the locked torchxrayvision ships no {name}"
     return path
 
 
