@@ -8,7 +8,7 @@ import pytest
 
 from cxrmim import plugins
 
-SIZES = {"mimic": 120, "chexpert": 90, "siim": 120}
+SIZES = {"mimic": 120, "chexpert": 90, "siim": 120, "covidx": 90, "nih": 120, "rsna": 150}
 
 
 def _spec(seed: int = 0, raster: int = 64, difficulty: str = "easy", **patients: int):

@@ -9,7 +9,7 @@ from cxrmim.phantom.acquisition import DIFFICULTIES
 from cxrmim.phantom.population import draw_visits
 
 LAYOUTS = plugins.names("layout")
-SMALL = {"mimic": 6, "chexpert": 3, "siim": 6}
+SMALL = {"mimic": 6, "chexpert": 3, "siim": 6, "covidx": 6, "nih": 6, "rsna": 6}
 
 
 def digest(root):
@@ -24,10 +24,10 @@ def digest(root):
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_bytes_depend_on_the_seed_and_not_on_the_workers(name, spec, tmp_path, monkeypatch):
     layout = plugins.load("layout", name)
-    if name == "chexpert":
-        # The floors of the validation and test sets are more than this test needs.
-        monkeypatch.setattr(layout, "LEAST_VALID", 2)
-        monkeypatch.setattr(layout, "LEAST_TEST", 2)
+    # The floors of the validation and test sets are more than this test needs.
+    for floor in ("LEAST_VALID", "LEAST_TEST"):
+        if hasattr(layout, floor):
+            monkeypatch.setattr(layout, floor, 3)
     digests = {}
     for label, seed, workers in (("one", 0, 1), ("two", 0, 2), ("again", 0, 1), ("other", 1, 1)):
         root = tmp_path / label

@@ -1,5 +1,8 @@
 import gzip
+import io
 import re
+import zipfile
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -7,8 +10,12 @@ import pydicom
 import pytest
 from PIL import Image
 
+from cxrmim import plugins
+from cxrmim.phantom.findings import draw_patient, draw_study
 from cxrmim.phantom.labels import COLUMNS
 from cxrmim.phantom.layouts import siim
+from cxrmim.phantom.phrases import FINDINGS_NAMES
+from cxrmim.phantom.reports import FORMS, write_report
 
 HEADER = re.compile(r"\n ([A-Z ()/,-]+):\s", re.DOTALL)
 """What the public sectioning code takes for a section header."""
@@ -162,7 +169,8 @@ def test_siim_codes_are_the_masks_that_were_rendered(spec, tmp_path, monkeypatch
 
     monkeypatch.setattr(siim, "render", keep)
     siim.write(tmp_path, spec(siim=40), 1)
-    table = pd.read_csv(tmp_path / "train-rle.csv")
+    table = pd.read_csv(tmp_path / "stage_2_train.csv")
+    assert table.ImageId.nunique() == 40
     for number, (_, rows) in enumerate(table.groupby("ImageId", sort=False)):
         codes = [code for code in rows[" EncodedPixels"] if code.strip() != "-1"]
         mask, finding = masks[number]
@@ -172,12 +180,29 @@ def test_siim_codes_are_the_masks_that_were_rendered(spec, tmp_path, monkeypatch
             assert len(codes) > 1 or np.flatnonzero(mask.any(0)).min() > 28
 
 
+def test_siim_releases_spell_their_tables_apart(written, sizes):
+    root = written("siim")
+    old, new = ((root / name).read_text() for name in ("train-rle.csv", "stage_2_train.csv"))
+    assert old.startswith("ImageId, EncodedPixels\n") and new.startswith("ImageId, EncodedPixels\n")
+    first, second = (pd.read_csv(root / name) for name in ("train-rle.csv", "stage_2_train.csv"))
+    column = " EncodedPixels"
+    assert first[column].str.startswith(" ").all() and (first[column] == " -1").any()
+    assert not second[column].str.startswith(" ").any() and (second[column] == "-1").any()
+    # The re-issue is stage 1 and what lies in the folder of the test images.
+    assert second.head(len(first)).ImageId.equals(first.ImageId)
+    assert second.head(len(first))[column].equals(first[column].str.strip())
+    folders = {path.stem: path.relative_to(root).parts[0] for path in root.rglob("*.dcm")}
+    train = {name for name, folder in folders.items() if folder == "dicom-images-train"}
+    test = {name for name, folder in folders.items() if folder == "dicom-images-test"}
+    stage_1, reissue = set(first.ImageId), set(second.ImageId)
+    assert stage_1 < train and reissue - stage_1 == test and test
+    assert len(train - reissue) == 2 and len(reissue) == sizes["siim"]
+    assert len(stage_1) == round(sizes["siim"] * 10_675 / 12_047)
+
+
 def test_siim_quirks(written, sizes):
     root = written("siim")
-    first = (root / "train-rle.csv").read_text().splitlines()[0]
-    assert first == "ImageId, EncodedPixels"
-    table = pd.read_csv(root / "train-rle.csv")
-    assert (table[" EncodedPixels"] == " -1").any() and not (table[" EncodedPixels"] == "-1").any()
+    table = pd.read_csv(root / "stage_2_train.csv")
     per_image = table.groupby("ImageId").size()
     assert per_image.max() > 1 and len(per_image) == sizes["siim"]
     files = {path.stem: path for path in root.rglob("*.dcm")}
@@ -196,6 +221,64 @@ def test_siim_quirks(written, sizes):
         )
     for values in contrasts.values():
         assert np.mean(values) > 40  # the abdomen is brighter than the lung
+
+
+def test_mimic_lists_two_of_its_studies_as_overrides(written):
+    root = written("mimic")
+    listed = (root / "section_overrides.txt").read_text().splitlines()
+    studies = {path.stem for path in root.rglob("s*.txt")}
+    assert len(set(listed)) == 2 and set(listed) < studies
+
+
+def test_mimic_reports_zipped_are_those_of_the_tree(spec, tmp_path):
+    layout = plugins.load("layout", "mimic")
+    for name, packed in (("tree", False), ("zip", True)):
+        (tmp_path / name).mkdir()
+        layout.write(tmp_path / name, spec(raster=40, mimic=8), 1, packed=packed)
+    tree = {
+        path.relative_to(tmp_path / "tree").as_posix(): path.read_bytes()
+        for path in (tmp_path / "tree" / "files").rglob("s*.txt")
+    }
+    with zipfile.ZipFile(tmp_path / "zip" / "mimic-cxr-reports.zip") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+        assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+    assert members == tree and len(tree) >= 8
+    assert not list((tmp_path / "zip" / "files").rglob("*.txt"))
+    assert len(list((tmp_path / "zip").rglob("*.jpg"))) == len(list(tmp_path.rglob("*.jpg"))) / 2
+
+
+def test_mimic_reports_come_in_every_form():
+    patient, forms, odd = draw_patient(np.random.default_rng(0)), Counter(), 0
+    for number in range(1500):
+        rng = np.random.default_rng(number)
+        report = write_report(patient, draw_study(rng, None, True), ["AP"], rng)
+        forms[report.form] += 1
+        headers = HEADER.findall(report.text)
+        if report.form == "odd findings":
+            odd += 1
+            assert not {"FINDINGS", "IMPRESSION"} & set(headers)
+            assert headers[-1] in FINDINGS_NAMES
+        if report.form == "empty impression":
+            assert report.text.endswith("\n IMPRESSION: \n")
+    assert odd
+    for form, share in FORMS.items():
+        assert abs(forms[form] / 1500 - share) < 0.04 and forms[form], form
+
+
+def test_chexpert_full_release_differs_in_its_folder(spec, tmp_path, monkeypatch):
+    layout = plugins.load("layout", "chexpert")
+    monkeypatch.setattr(layout, "LEAST_VALID", 2)
+    monkeypatch.setattr(layout, "LEAST_TEST", 2)
+    for release in ("small", "full"):
+        (tmp_path / release).mkdir()
+        layout.write(tmp_path / release, spec(raster=40, chexpert=12), 1, release=release)
+    small = (tmp_path / "small" / "CheXpert-v1.0-small" / "train.csv").read_text()
+    full = (tmp_path / "full" / "CheXpert-v1.0" / "train.csv").read_text()
+    assert full == small.replace("CheXpert-v1.0-small", "CheXpert-v1.0") != small
+    lists = [tmp_path / name / "DatasetsSplits/CheXpert/val_list.txt" for name in ("small", "full")]
+    assert lists[0].read_text() == lists[1].read_text()
+    for path in pd.read_csv(io.StringIO(full)).Path:
+        assert (tmp_path / "full" / path).is_file()
 
 
 @pytest.mark.parametrize("name", ["chexpert", "mimic"])

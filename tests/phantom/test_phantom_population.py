@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from cxrmim.phantom.acquisition import DIFFICULTIES, draw_acquisition
-from cxrmim.phantom.audit import audit, nuisances
+from cxrmim.phantom.audit import audit, label_names, nuisances
 from cxrmim.phantom.findings import PREVALENCE, draw_patient, draw_study
 from cxrmim.phantom.labels import COLUMNS, labelled, truth
 from cxrmim.phantom.painting import render
@@ -83,10 +83,13 @@ def test_labels_follow_the_findings():
         assert not (exact["No Finding"] and visit.study.names)
 
 
-@pytest.mark.parametrize("dataset", ["mimic", "chexpert"])
-def test_nuisances_say_nothing_about_the_findings(spec, dataset):
+@pytest.mark.parametrize("dataset", ["mimic", "chexpert", "covidx", "nih", "rsna"])
+def test_nuisances_say_nothing_about_the_labels(spec, dataset):
     variables, labels = nuisances(spec(), dataset, 2000)
-    verdicts = audit(variables, labels, tuple(PREVALENCE))
+    names = label_names(dataset)
+    assert len(names) == {"covidx": 3, "nih": 14, "rsna": 3}.get(dataset, 6)
+    assert labels.shape == (2000, len(names)) and labels.any(axis=0).all()
+    verdicts = audit(variables, labels, names)
     assert all(verdict.clean for verdict in verdicts), verdicts
 
 

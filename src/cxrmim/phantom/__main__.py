@@ -11,7 +11,7 @@ from cxrmim.errors import CheckError, ParamsError
 from cxrmim.job import Context
 from cxrmim.paths import atomic, atomic_folder
 
-AUDITED = ("mimic", "chexpert")
+AUDITED = ("mimic", "chexpert", "covidx", "nih", "rsna")
 
 
 def generate(context: Context) -> None:
@@ -59,7 +59,7 @@ def audit(context: Context) -> None:
     leaks = []
     for dataset in AUDITED:
         for row in audit_population(context.params.phantom, dataset):
-            line = f"{dataset:9} {row.label:17} {row.classifier:7} {row.auc:.3f} +- {row.error:.3f}"
+            line = f"{dataset:9} {row.label:29} {row.classifier:7} {row.auc:.3f} +- {row.error:.3f}"
             sys.stdout.write(line + ("\n" if row.clean else "  LEAK\n"))
             leaks += [] if row.clean else [f"{dataset}: {row.label}"]
     if leaks:

@@ -160,23 +160,29 @@ def _body(grid: Grid, build: Build) -> Array:
 
 def _bones(grid: Grid, build: Build, view: str) -> Array:
     """Clavicles, shoulder heads, scapulae and spine, as an increment of the film value."""
+    bones = np.zeros(grid.shape, np.float32)
     a = np.abs(grid.x)
     lift = -0.02 if view == "AP" else 0.0
     line = build.clavicle + lift - 0.055 * np.clip(a / 0.36, 0, 1.2)
     line = line + 0.014 * np.sin(a * 15.0)
-    near = np.abs(grid.y - line)
+    rows = grid.rows(float(line.min()) - 0.017, float(line.max()) + 0.017)
+    near = np.abs(grid.y[rows] - line)
     collar = np.clip(1.5 - near / 0.011, 0, 1) - 0.35 * np.clip(1 - near / 0.008, 0, 1)
-    bones = 0.085 * collar * np.clip((a - 0.035) * 60, 0, 1) * np.clip((0.43 - a) * 20, 0, 1)
-    inner = 0.345 - (0.025 if view == "AP" else 0.0) + 0.16 * (grid.y - 0.28)
-    blade = np.clip((a - inner) * 45, 0, 1) * np.clip((grid.y - 0.12) * 14, 0, 1)
-    blade = blade * np.clip((0.46 - grid.y) * 7, 0, 1) * np.clip((0.47 - a) * 14, 0, 1)
-    bones = bones + 0.05 * blade
-    head = np.clip(1.25 - np.hypot(a - 0.475, grid.y - 0.155) / 0.062, 0, 0.25) * 4
-    bones = bones + 0.09 * head
-    column = np.clip((0.040 - np.abs(grid.x)) * 60, 0, 1)
+    span = np.clip((a - 0.035) * 60, 0, 1) * np.clip((0.43 - a) * 20, 0, 1)
+    bones[rows] = 0.085 * collar * span
+    rows = grid.rows(0.12, 0.46)
+    y = grid.y[rows]
+    inner = 0.345 - (0.025 if view == "AP" else 0.0) + 0.16 * (y - 0.28)
+    blade = np.clip((a - inner) * 45, 0, 1) * np.clip((y - 0.12) * 14, 0, 1)
+    bones[rows] += 0.05 * blade * np.clip((0.46 - y) * 7, 0, 1) * np.clip((0.47 - a) * 14, 0, 1)
+    rows = grid.rows(0.155 - 0.08, 0.155 + 0.08)
+    head = np.clip(1.25 - np.hypot(a - 0.475, grid.y[rows] - 0.155) / 0.062, 0, 0.25) * 4
+    bones[rows] += 0.09 * head
+    columns = grid.columns(-0.041, 0.041)
+    column = np.clip((0.040 - a[:, columns]) * 60, 0, 1)
     discs = 0.055 + 0.022 * np.cos(grid.y * (2 * math.pi / 0.052) + build.rib_phase * 6)
-    out: Array = bones + column * discs
-    return out
+    bones[:, columns] += column * discs
+    return bones
 
 
 def _centre(grid: Grid, build: Build, shape: Shape, scale: float) -> tuple[Array, Array]:
@@ -199,9 +205,11 @@ def _centre(grid: Grid, build: Build, shape: Shape, scale: float) -> tuple[Array
     mass = np.maximum(np.maximum(heart, vessels), np.maximum(knob, atrium))
     pipe = ramp(0.017 - np.abs(grid.x - shape.shift * 0.6), 0.012)
     pipe = pipe * np.clip((0.375 - grid.y) * 25, 0, 1)
-    fork = np.abs(np.abs(grid.x - shape.shift) - 0.55 * (grid.y - 0.36))
-    fork = np.clip(1.3 - fork / 0.009, 0, 1) * np.clip((grid.y - 0.35) * 40, 0, 1)
-    pipe = np.maximum(pipe, 0.7 * fork * np.clip((0.45 - grid.y) * 25, 0, 1))
+    rows = grid.rows(0.35, 0.45)
+    y = grid.y[rows]
+    fork = np.abs(np.abs(grid.x - shape.shift) - 0.55 * (y - 0.36))
+    fork = np.clip(1.3 - fork / 0.009, 0, 1) * np.clip((y - 0.35) * 40, 0, 1)
+    pipe[rows] = np.maximum(pipe[rows], 0.7 * fork * np.clip((0.45 - y) * 25, 0, 1))
     return mass, pipe
 
 

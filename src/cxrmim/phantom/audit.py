@@ -20,13 +20,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cxrmim.phantom.acquisition import DIFFICULTIES
-from cxrmim.phantom.findings import PREVALENCE
-from cxrmim.phantom.population import draw_visits
+from cxrmim.phantom.cohorts import flags, sample
+from cxrmim.phantom.findings import Study
 from cxrmim.phantom.streams import PhantomSpec
 
 LIMIT = 3.0
 """Standard errors that an AUC may lie from one half."""
 
+NOTHING = Study((), (), False, frozenset(), frozenset(), frozenset())
 DEVICES = ("ecg leads", "central line", "endotracheal tube", "enteric tube", "pacemaker")
 
 
@@ -56,20 +57,25 @@ def nuisances(
         patients: how many of the population's first patients.
 
     Returns:
-        (patients, variables) numbers and (patients, labels) flags in the order of `PREVALENCE`.
+        (patients, variables) numbers and (patients, labels) flags in the order of `label_names`.
     """
     level = DIFFICULTIES[params.difficulty]
-    rows, flags = [], []
+    rows, labels = [], []
     for number in range(patients):
-        person, visits = draw_visits(params.seed, dataset, number, level)
+        person, visits = sample(params.seed, dataset, number, level)
         visit = visits[number % len(visits)]
         shot = visit.shots[number % len(visit.shots)]
         build = list(astuple(person.build))[:-1]
         devices = [float(name in visit.study.devices) for name in DEVICES]
         who = [float(person.sex == "M"), float(person.age)]
         rows.append([*shot.vector(), *devices, *who, *build, float(visit.index), len(visit.shots)])
-        flags.append([name in visit.study.names for name in PREVALENCE])
-    return np.array(rows, dtype=np.float64), np.array(flags)
+        labels.append(list(flags(dataset, visit.study).values()))
+    return np.array(rows, dtype=np.float64), np.array(labels)
+
+
+def label_names(dataset: str) -> tuple[str, ...]:
+    """The labels that are audited in a data set."""
+    return tuple(flags(dataset, NOTHING))
 
 
 def _error(auc: float, positives: int, negatives: int) -> float:
@@ -111,4 +117,4 @@ def audit(
 def audit_population(params: PhantomSpec, dataset: str, patients: int = 3000) -> list[Verdict]:
     """Audit a population of `params` without rendering it."""
     variables, labels = nuisances(params, dataset, patients)
-    return audit(variables, labels, tuple(PREVALENCE))
+    return audit(variables, labels, label_names(dataset))

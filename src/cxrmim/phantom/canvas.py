@@ -36,6 +36,16 @@ class Grid:
         """Rows and columns, margin included."""
         return self.y.shape[0], self.x.shape[1]
 
+    def rows(self, top: float, bottom: float) -> slice:
+        """The rows from a height to another one below it."""
+        first, last = np.searchsorted(self.y[:, 0], (top, bottom))
+        return slice(int(first), int(last))
+
+    def columns(self, left: float, right: float) -> slice:
+        """The columns from a place to another one on the viewer's right of it."""
+        first, last = np.searchsorted(self.x[0], (left, right))
+        return slice(int(first), int(last))
+
 
 def size_of(raster: int, aspect: float) -> tuple[int, int]:
     """Rows and columns of an image whose long side is `raster` px and width/height is `aspect`."""
@@ -59,6 +69,20 @@ def make_grid(raster: int, shot: Acquisition) -> Grid:
     )
 
 
+def locate(shot: Acquisition, raster: int, x: float, y: float) -> tuple[float, float, float]:
+    """Where a point of the patient's frame lies on the finished image.
+
+    Returns:
+        Column and row in pixels from the image's corner, and the frame's length of a pixel.
+    """
+    rows, cols = size_of(raster, shot.aspect)
+    pixel = 1.0 / (min(rows, cols) * 1.05 * shot.scale)
+    across, down = (x + shot.shift_x) / pixel, (y + shot.shift_y - 0.5) / pixel
+    angle = math.radians(shot.rotation)
+    c, s = math.cos(angle), math.sin(angle)
+    return cols / 2 + c * across - s * down, rows / 2 + s * across + c * down, pixel
+
+
 def ramp(distance: Array, width: float) -> Array:
     """A soft step: 0 far outside, 1 far inside, one half where the signed distance is 0."""
     step: Array = np.clip(distance * np.float32(1.0 / width) + np.float32(0.5), 0, 1)
@@ -78,10 +102,16 @@ def ellipse(
 ) -> Array:
     """A filled ellipse whose edge is about `soft` wide; `tilt` in radians, clockwise on screen."""
     c, s = math.cos(tilt), math.sin(tilt)
-    u = ((grid.x - x) * (c / rx) + (grid.y - y) * (s / rx)) ** 2
-    u += ((grid.y - y) * (c / ry) - (grid.x - x) * (s / ry)) ** 2
+    edge = soft / min(rx, ry)
+    reach = max(rx, ry) * (1 + edge)
+    rows, columns = grid.rows(y - reach, y + reach), grid.columns(x - reach, x + reach)
+    dx, dy = grid.x[:, columns] - x, grid.y[rows] - y
+    u = (dx * (c / rx) + dy * (s / rx)) ** 2
+    u += (dy * (c / ry) - dx * (s / ry)) ** 2
     np.sqrt(u, out=u)
-    return ramp(1 - u, soft / min(rx, ry))
+    filled = np.zeros(grid.shape, np.float32)
+    filled[rows, columns] = ramp(1 - u, edge)
+    return filled
 
 
 def strokes(grid: Grid, lines: list[Stroke], over: int = 2) -> Array:

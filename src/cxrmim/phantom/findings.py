@@ -4,6 +4,7 @@ Nothing here knows of images or reports; `anatomy`, `painting` and `reports` rea
 Sides are the patient's: on a frontal image the patient's right lies on the viewer's left.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -29,6 +30,15 @@ MINOR_PREVALENCE = {
     "Fracture": 0.04,
 }
 """Rare findings: distractors in the image, columns in the label tables."""
+
+EXTRA_PREVALENCE = {
+    "Infiltration": 0.14,
+    "Mass": 0.06,
+    "Emphysema": 0.06,
+    "Fibrosis": 0.05,
+    "Hernia": 0.04,
+}
+"""Further findings that only the NIH set names; no report speaks of them."""
 
 PERSISTENCE = 0.65
 """Probability that a finding is still there in the patient's next study."""
@@ -167,7 +177,7 @@ def draw_finding(name: str, rng: np.random.Generator) -> Finding:
     side: Side = "right" if rng.random() < 0.55 else "left"
     zone: Zone = ""
     roll = float(rng.random())
-    if name in ("Consolidation", "Lung Lesion"):
+    if name in ("Consolidation", "Lung Lesion", "Infiltration", "Mass"):
         zone = "upper" if roll < 0.25 else "middle" if roll < 0.4 else "lower"
     elif name == "Atelectasis":
         zone = "lower" if roll < 0.85 else "middle"
@@ -177,19 +187,27 @@ def draw_finding(name: str, rng: np.random.Generator) -> Finding:
         side = "both" if roll < 0.3 else side
     elif name in ("Cardiomegaly", "Enlarged Cardiomediastinum"):
         side = ""
-    elif name == "Edema":
+    elif name in ("Edema", "COVID-19", "Emphysema", "Fibrosis"):
         side = "both"
+    elif name == "Hernia":
+        side = "left"
     place = (float(rng.random()), float(rng.random()))
     return Finding(name, side, zone, float(rng.random()), place)
 
 
-def _next_findings(
-    before: tuple[Finding, ...] | None, rng: np.random.Generator
+def next_findings(
+    before: tuple[Finding, ...] | None, shares: Mapping[str, float], rng: np.random.Generator
 ) -> tuple[Finding, ...]:
-    """The next study's findings: a two-state chain whose stationary share is the prevalence."""
+    """The next study's findings: a two-state chain whose stationary share is the prevalence.
+
+    Args:
+        before: findings of the patient's previous study, None for the first.
+        shares: prevalence of each finding that can be drawn.
+        rng: stream of the study.
+    """
     kept = {item.name: item for item in before or ()}
     found = []
-    for name, share in (PREVALENCE | MINOR_PREVALENCE).items():
+    for name, share in shares.items():
         fresh, roll = draw_finding(name, rng), float(rng.random())
         drift = float(rng.normal(0, 0.2))
         if before is None:
@@ -217,7 +235,8 @@ def _draw_devices(portable: bool, rng: np.random.Generator) -> tuple[str, ...]:
 
 def draw_study(rng: np.random.Generator, before: Study | None, portable: bool) -> Study:
     """A study, given the patient's previous one (None: the first) and whether it is portable."""
-    findings = _next_findings(before.findings if before else None, rng)
+    shares = PREVALENCE | MINOR_PREVALENCE
+    findings = next_findings(before.findings if before else None, shares, rng)
     names = {item.name for item in findings}
     devices = _draw_devices(portable, rng)
     rolls = {name: rng.random(3) for name in PREVALENCE}

@@ -22,6 +22,7 @@ from cxrmim.phantom.canvas import (
 )
 from cxrmim.phantom.findings import Finding, Patient, Study
 from cxrmim.phantom.lateral import paint_lateral, paint_lateral_findings
+from cxrmim.phantom.patterns import PATTERNS, veil
 
 HEIGHTS = {"upper": 0.27, "middle": 0.43, "lower": 0.60, "": 0.45}
 """Height of a zone's middle in the frame."""
@@ -59,13 +60,11 @@ def shape_of(patient: Patient, study: Study, shot: Acquisition, contrast: float)
             vessels += 0.5 + 0.5 * item.severity
         elif item.name == "Enlarged Cardiomediastinum":
             wide += 0.35 + 0.25 * item.severity
+        elif item.name == "Emphysema":
+            domes = [dome + gain * (0.015 + 0.035 * item.severity) for dome in domes]
+            heart -= 0.02 * gain
+            vessels -= 0.15
     return Shape((domes[0], domes[1]), shift, heart, vessels, wide)
-
-
-def _veil(chest: Chest, lung: Lung, shade: Array, strength: float, target: float = 0.78) -> None:
-    """Pull the film towards `target` where `shade` (h, columns) is opaque."""
-    part = chest.film[:, lung.columns]
-    part += np.clip(shade * strength, 0, 1) * (target - part)
 
 
 def _effusion(chest: Chest, lung: Lung, item: Finding, contrast: float) -> None:
@@ -74,7 +73,7 @@ def _effusion(chest: Chest, lung: Lung, item: Finding, contrast: float) -> None:
     top = chest.shape.dome[lung.sign > 0] + 0.03 - 0.25 * item.severity
     level = top + 0.03 - 0.10 * np.clip(r, 0, 1) ** 2.5
     shade = ramp(chest.grid.y - level, 0.03) * np.clip(lung.mask * 1.3, 0, 1)
-    _veil(chest, lung, shade, min(1.0, (0.50 + 0.25 * item.severity) * (0.45 + 0.45 * contrast)))
+    veil(chest, lung, shade, min(1.0, (0.50 + 0.25 * item.severity) * (0.45 + 0.45 * contrast)))
 
 
 def _pneumothorax(chest: Chest, lung: Lung, item: Finding, contrast: float) -> None:
@@ -100,17 +99,22 @@ def _pneumothorax(chest: Chest, lung: Lung, item: Finding, contrast: float) -> N
     chest.mask[:, lung.columns] = np.maximum(chest.mask[:, lung.columns], hit)
 
 
+def consolidation_spot(item: Finding) -> tuple[float, float, float]:
+    """Where a consolidation lies: distance from the midline, height, standard deviation across."""
+    x = 0.17 + 0.08 * item.place[0]
+    y = HEIGHTS[item.zone] + 0.05 * (item.place[1] - 0.5)
+    return x, y, 0.062 + 0.036 * item.severity
+
+
 def _consolidation(
     chest: Chest, lung: Lung, item: Finding, contrast: float, rng: np.random.Generator
 ) -> None:
     """A patchy opacity that fades at its edge."""
-    x = 0.17 + 0.08 * item.place[0]
-    y = HEIGHTS[item.zone] + 0.05 * (item.place[1] - 0.5)
-    spread = 0.062 + 0.036 * item.severity
+    x, y, spread = consolidation_spot(item)
     spot = blob(chest.grid, lung.sign * x, y, spread, spread * 1.15)
     rough = np.clip(0.9 + 0.4 * cloud(rng, chest.grid.shape, 22), 0.2, 1.5)
     shade = np.clip(1.5 * (spot * rough)[:, lung.columns], 0, 1) * lung.mask
-    _veil(chest, lung, shade, min(0.95, (0.34 + 0.2 * item.severity) * contrast), 0.74)
+    veil(chest, lung, shade, min(0.95, (0.34 + 0.2 * item.severity) * contrast), 0.74)
 
 
 def _atelectasis(chest: Chest, lung: Lung, item: Finding, contrast: float) -> None:
@@ -127,7 +131,7 @@ def _atelectasis(chest: Chest, lung: Lung, item: Finding, contrast: float) -> No
         shade = np.maximum(shade, np.clip(1.3 - near / thick, 0, 1) * (1 - 8 * step))
     haze = 0.62 * np.exp(-(((y - middle - 0.05) / 0.075) ** 2))
     shade = np.maximum(shade, haze) * reach * lung.mask
-    _veil(chest, lung, shade, min(0.95, (0.36 + 0.2 * item.severity) * contrast), 0.76)
+    veil(chest, lung, shade, min(0.95, (0.36 + 0.2 * item.severity) * contrast), 0.76)
 
 
 def _edema(
@@ -138,22 +142,23 @@ def _edema(
     spot = blob(chest.grid, lung.sign * 0.13, 0.47, spread, spread * 1.35)
     grain = np.clip(0.9 + 0.22 * cloud(rng, chest.grid.shape, 60), 0.3, 1.5)
     shade = (spot * grain)[:, lung.columns] * lung.mask
-    _veil(chest, lung, shade, min(0.9, (0.28 + 0.26 * item.severity) * contrast * 0.9), 0.72)
+    veil(chest, lung, shade, min(0.9, (0.28 + 0.26 * item.severity) * contrast * 0.9), 0.72)
 
 
 def _minor(chest: Chest, lung: Lung, item: Finding, contrast: float) -> None:
-    """Nodule, pleural cap or rib callus."""
+    """Nodule, mass, pleural cap or rib callus."""
     grid = chest.grid
     y = HEIGHTS[item.zone] + 0.08 * (item.place[1] - 0.5)
     x = lung.sign * (0.17 + 0.12 * item.place[0])
-    if item.name == "Lung Lesion":
-        size = 0.014 + 0.018 * item.severity
+    if item.name in ("Lung Lesion", "Mass"):
+        least, gain = (0.014, 0.018) if item.name == "Lung Lesion" else (0.042, 0.022)
+        size = least + gain * item.severity
         shade = ellipse(grid, x, y, size, size * 1.1, 0.3, 0.012)[:, lung.columns] * lung.mask
-        _veil(chest, lung, shade, min(0.9, 0.4 * contrast), 0.72)
+        veil(chest, lung, shade, min(0.9, 0.4 * contrast), 0.72)
     elif item.name == "Pleural Other":
         rind = np.clip(1.3 - lung.inside / 0.018, 0, 1) * lung.mask
         rind = rind * np.clip((0.28 - grid.y) * 14, 0, 1)
-        _veil(chest, lung, rind, min(0.8, 0.35 * contrast), 0.72)
+        veil(chest, lung, rind, min(0.8, 0.35 * contrast), 0.72)
     elif item.name == "Fracture":
         spot = blob(grid, lung.sign * 0.31, 0.36 + 0.25 * item.place[1], 0.013, 0.011)
         chest.film[:, lung.columns] += 0.16 * spot[:, lung.columns]
@@ -174,6 +179,8 @@ def _paint_findings(chest: Chest, study: Study, contrast: float, rng: np.random.
                 _atelectasis(chest, lung, item, contrast)
             elif item.name == "Edema":
                 _edema(chest, lung, item, contrast, rng)
+            elif item.name in PATTERNS:
+                PATTERNS[item.name](chest, lung, item, contrast, rng)
             else:
                 _minor(chest, lung, item, contrast)
 
@@ -212,7 +219,7 @@ def _develop(
     lit = np.clip(film * 8, 0, 1)
     values = np.clip(values, 0, 1.2) * lit
     # The shoulder of the film curve: dense parts crowd below white instead of clipping.
-    values = 1.06 * values / (1 + 0.09 * values**3)
+    values = 1.06 * values / (1 + 0.09 * (values * values * values))
     np.power(np.clip(values, 0, 1), shot.gamma, out=values)
     # White noise of the full-size detector, averaged down to this raster.
     sigma = 0.16 * level.noise * shot.mottle * min(1.0, raster / FULL_RASTER)
@@ -286,4 +293,6 @@ def render(
         paint_lateral_findings(side, study, level.contrast, rng)
         film, mask = side.film, np.zeros(grid.shape, np.float32)
     pixels = _develop(turn(film, grid, shot.rotation), shot, level, raster, rng)
+    if not mask.any():
+        return Radiograph(pixels, np.zeros(pixels.shape, np.bool_))
     return Radiograph(pixels, turn(mask, grid, shot.rotation) > 0.5)

@@ -1,5 +1,6 @@
 """A patient's studies and images, before any pixel: the part that every layout shares."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,9 @@ VIEW_SETS: tuple[tuple[tuple[View, ...], float], ...] = (
     (("AP", "LATERAL"), 0.04),
 )
 """What a study consists of; drawn without looking at the findings."""
+
+PORTABLE = 0.4
+"""Share of AP images in the sets of frontal images; whatever the findings."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,40 @@ def draw_visits(
             for image, view in enumerate(views)
         )
         visits.append(Visit(index, before, shots))
+    return person, visits
+
+
+def draw_frontals(
+    seed: int,
+    dataset: str,
+    patient: int,
+    level: Difficulty,
+    counts: Sequence[float],
+    draw: Callable[[np.random.Generator, Study | None, bool], Study],
+    square: bool = False,
+) -> tuple[Patient, list[Visit]]:
+    """A patient whose studies are one frontal image each.
+
+    Args:
+        seed: the population's seed.
+        dataset: a name of `streams.DATASET_IDS`.
+        patient: the patient's number, from 0.
+        level: strength of the nuisances.
+        counts: shares of patients with 1, 2, ... images.
+        draw: a study from its stream, the one before (None: the first) and whether it is portable.
+        square: whether every image is as wide as it is high.
+    """
+    person_rng = stream(seed, dataset, patient)
+    person = draw_patient(person_rng)
+    visits: list[Visit] = []
+    before: Study | None = None
+    for index in range(1 + int(person_rng.choice(len(counts), p=counts))):
+        rng = stream(seed, dataset, patient, index)
+        portable = bool(rng.random() < PORTABLE)
+        before = draw(rng, before, portable)
+        shot_rng = stream(seed, dataset, patient, index, 0)
+        shot = draw_acquisition("AP" if portable else "PA", level, shot_rng, square)
+        visits.append(Visit(index, before, (shot,)))
     return person, visits
 
 

@@ -25,15 +25,18 @@ ZONES = {
 ADVERBS = {"mild": "mildly", "moderate": "moderately", "severe": "severely"}
 
 FORMS = {
-    "both": 0.62,
+    "both": 0.58,
     "impression only": 0.14,
     "findings only": 0.14,
     "odd headers": 0.06,
     "last paragraph": 0.02,
     "no headers": 0.01,
     "addendum": 0.01,
+    "odd findings": 0.03,
+    "empty impression": 0.01,
 }
-"""Shapes of a report. The last three have no usable section or more than one of a kind."""
+"""Shapes of a report. Some have no usable section, or more than one of a kind; in "odd findings"
+the findings stand alone under a header that only an alias or a view names."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +196,11 @@ def write_report(
             _wrap("Portable chest." if "AP" in views else "Chest radiograph.") + "\n",
             _wrap(findings) + "\n",
         ]
+    elif form == "odd findings":
+        header = _pick(phrases.FINDINGS_NAMES, rng)
+        parts = [*head, _section(header, findings, own_line)]
+    elif form == "empty impression":
+        parts = [*head, findings_part, " IMPRESSION: \n"]
     elif form == "addendum":
         note = _section(
             "ADDENDUM", "The report was dictated under the wrong clip number ___.", False

@@ -8,13 +8,21 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from cxrmim.phantom.acquisition import DIFFICULTIES, Acquisition, View, draw_acquisition
-from cxrmim.phantom.findings import PREVALENCE, Finding, Study, draw_finding, draw_patient
+from cxrmim.phantom.findings import (
+    EXTRA_PREVALENCE,
+    PREVALENCE,
+    Finding,
+    Study,
+    draw_finding,
+    draw_patient,
+)
 from cxrmim.phantom.painting import render
 from cxrmim.phantom.streams import PhantomSpec, stream
 
 COLUMNS: tuple[View, ...] = ("PA", "PA", "AP", "AP", "LATERAL")
 GAP, CAPTION, TITLE = 6, 16, 30
 INK, PAPER, OUTLINE = (230, 230, 230), (18, 18, 18), (255, 190, 40)
+FRONTAL_ONLY = ("COVID-19", *EXTRA_PREVALENCE)
 NORMAL = Study((), (), False, frozenset(), frozenset(), frozenset())
 
 NUISANCES: tuple[tuple[str, dict[str, float], tuple[str, ...]], ...] = (
@@ -58,14 +66,17 @@ def draw_sheet(params: PhantomSpec) -> Image.Image:
 
     Returns:
         Rows: normal, each main finding (the last frontal of pneumothorax with its mask outlined),
-        nuisances without findings; four frontals and a lateral each.
+        the findings of the sets without lateral views, nuisances without findings; four frontals
+        and a lateral (or a fifth frontal) each.
     """
     level, side = DIFFICULTIES[params.difficulty], params.raster
     rows: list[tuple[str, list[tuple[Image.Image, str]]]] = []
-    kinds: list[str] = ["Normal", *PREVALENCE]
+    kinds: list[str] = ["Normal", *PREVALENCE, *FRONTAL_ONLY]
     for row, name in enumerate(kinds):
         tiles = []
-        for column, view in enumerate(COLUMNS):
+        for column, usual in enumerate(COLUMNS):
+            # The sets that name these findings have no lateral views.
+            view = "PA" if name in FRONTAL_ONLY else usual
             rng = stream(params.seed, "sheet", row, column)
             patient = draw_patient(rng)
             item = None

@@ -10,6 +10,7 @@ import numpy as np
 from cxrmim.progress import track
 
 DATASET_IDS = {"mimic": 1, "chexpert": 2, "siim": 3, "sheet": 4, "audit": 5}
+DATASET_IDS |= {"covidx": 6, "nih": 7, "rsna": 8}
 
 PURPOSES = {"latent": 0, "pixels": 1, "text": 2, "names": 3}
 
@@ -21,7 +22,8 @@ class PhantomSpec(Protocol):
     """The part of `cxrmim.params.PhantomParams` that the generator reads.
 
     `raster` is the long side of the images in pixels; `patients` maps a data set's name to its
-    number of patients (for siim: of labelled images).
+    number of patients (for siim: of labelled images; for rsna: of training images). A scale that
+    does not use a data set leaves it out.
     """
 
     @property

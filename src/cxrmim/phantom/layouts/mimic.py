@@ -1,12 +1,14 @@
-"""MIMIC-CXR-JPG 2.0.0 with the MIMIC-CXR reports in the same tree.
+"""MIMIC-CXR-JPG 2.0.0 with the MIMIC-CXR reports in the same tree, or zipped as released.
 
 `files/p10/p10000032/s50414267/<dicom_id>.jpg` beside `files/p10/p10000032/s50414267.txt`, and the
-three gzipped tables metadata, split and chexpert.
+three gzipped tables metadata, split and chexpert. `section_overrides.txt` lists two of the studies,
+as a user may list those of MIT-LCP whose reports were sectioned by hand.
 """
 
 import csv
 import gzip
 import io
+import zipfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from cxrmim.phantom.acquisition import DIFFICULTIES
+from cxrmim.phantom.files import write_lines
 from cxrmim.phantom.labels import COLUMNS, labelled
 from cxrmim.phantom.painting import render
 from cxrmim.phantom.population import draw_visits, spread_over
@@ -47,6 +50,10 @@ BLANK_VIEW = 0.03
 
 TEST_SHARE, VALIDATE_SHARE = 0.03, 0.01
 PRIME = 9_999_991
+OVERRIDES = 2
+"""Studies that are listed in section_overrides.txt."""
+
+ARCHIVE = "mimic-cxr-reports.zip"
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,15 @@ def _write_table(path: Path, header: list[str], rows: list[list[str]]) -> None:
         packed.write(text.getvalue().encode())
 
 
+def _pack_reports(root: Path) -> None:
+    """Move the reports of the tree into one archive whose bytes hold no clock."""
+    with zipfile.ZipFile(root / ARCHIVE, "w") as archive:
+        for path in sorted((root / "files").rglob("s*.txt")):
+            member = zipfile.ZipInfo(path.relative_to(root).as_posix())
+            archive.writestr(member, path.read_bytes(), zipfile.ZIP_DEFLATED, 6)
+            path.unlink()
+
+
 def _splits(count: int, seed: int) -> list[str]:
     """Each patient's split, about 96/1/3 train/validate/test, none of them empty from 3 up."""
     order = spread_over(count, seed, "mimic")
@@ -123,13 +139,14 @@ def _splits(count: int, seed: int) -> list[str]:
     return [str(name) for name in out]
 
 
-def write(root: Path, params: PhantomSpec, workers: int) -> dict[str, int]:
+def write(root: Path, params: PhantomSpec, workers: int, packed: bool = False) -> dict[str, int]:
     """Write the data set under `root` (an existing, empty folder).
 
     Args:
         root: where `files/` and the tables go.
         params: seed, raster, difficulty and `patients["mimic"]`.
         workers: processes; the bytes do not depend on them.
+        packed: put the reports into `mimic-cxr-reports.zip` and not into the tree.
 
     Returns:
         Counts of patients, studies and images.
@@ -166,4 +183,8 @@ def write(root: Path, params: PhantomSpec, workers: int) -> dict[str, int]:
     )
     header = ["subject_id", "study_id", *sorted(COLUMNS)]
     _write_table(root / f"{prefix}chexpert.csv.gz", header, [rows.labels for rows in studies])
+    chosen = stream(params.seed, "mimic", 0, 0, 0, "names").permutation(len(studies))[:OVERRIDES]
+    write_lines(root / "section_overrides.txt", [f"s{studies[i].labels[1]}" for i in chosen])
+    if packed:
+        _pack_reports(root)
     return {"patients": count, "studies": len(studies), "images": len(images)}

@@ -1,10 +1,12 @@
-"""SIIM-ACR pneumothorax: DICOMs in `<study uid>/<series uid>/` folders and `train-rle.csv`.
+"""SIIM-ACR pneumothorax: DICOMs in `<study uid>/<series uid>/` folders and both releases' tables.
 
 Each pair of the run-length code is (offset from the end of the run before, length), over pixels
-counted down the columns; an image has a row for each of its regions, or one row with " -1".
+counted down the columns; an image has a row for each of its regions, or one row with "-1". Stage 1
+(`train-rle.csv`) covers `dicom-images-train` and has a blank before every value; the re-issue
+(`stage_2_train.csv`) covers `dicom-images-test` too and has none. A few images have no row. MRM's
+lists hold stage 1's images, the positive ones in more than one list.
 """
 
-import io
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -12,33 +14,44 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from pydicom.config import IGNORE
-from pydicom.dataelem import DataElement
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate
-from pydicom.uid import JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
-from cxrmim.phantom.acquisition import DIFFICULTIES, Acquisition, draw_acquisition
-from cxrmim.phantom.findings import Patient, draw_finding, draw_patient, draw_study
+from cxrmim.phantom.acquisition import DIFFICULTIES, draw_acquisition
+from cxrmim.phantom.dicom import UID_ROOT, make_dicom
+from cxrmim.phantom.files import draw_subset, write_lines, write_mrm
+from cxrmim.phantom.findings import draw_finding, draw_patient, draw_study
 from cxrmim.phantom.painting import render
 from cxrmim.phantom.streams import PhantomSpec, spread, stream
 
-UID_ROOT = "1.2.276.0.7230010.3.1"
-JPEG_QUALITY = 95
 MONOCHROME1_SHARE = 0.08
 UNLABELLED_SHARE = 37 / 10_675
 BILATERAL = 0.06
 """Share of the pneumothoraces that have a second one on the other side."""
 
-SPLIT_REGION = 0.15
+SPLIT_REGION = 0.28
 """Share of the regions that the annotators drew in two pieces."""
+
+STAGE_1_SHARE = 10_675 / 12_047
+"""Share of the re-issue's images that stage 1 had labelled."""
+
+HEADER = "ImageId, EncodedPixels"
+MRM_SHARES = (0.7, 0.15)
+"""Train and validation among the negatives; the rest tests."""
+
+MRM_LEAK = {
+    ("train_list", "val_list"): 478 / 2379,
+    ("train_list", "test_list"): 494 / 2379,
+    ("val_list", "test_list"): 124 / 2379,
+    ("val_list",): 0.03,
+    ("test_list",): 54 / 2379,
+}
+"""Shares of the positives that stand in these of MRM's lists; the others only train."""
 
 
 @dataclass(frozen=True)
 class _Task:
     number: int
     clock: int
+    folder: str
 
 
 def encode(mask: NDArray[np.bool_]) -> str:
@@ -75,55 +88,6 @@ def regions(mask: NDArray[np.bool_], cut: bool) -> list[NDArray[np.bool_]]:
     return pieces
 
 
-def _dicom(
-    pixels: NDArray[np.uint8], patient: Patient, shot: Acquisition, uids: list[str], inverted: bool
-) -> bytes:
-    """A DICOM file as the challenge's: JPEG baseline, 8 bits, synthetic identity, no clock."""
-    shown = 255 - pixels if inverted else pixels
-    stream_bytes = io.BytesIO()
-    Image.fromarray(shown).save(stream_bytes, "JPEG", quality=JPEG_QUALITY)
-    meta = FileMetaDataset()
-    meta.FileMetaInformationVersion = b"\x00\x01"
-    meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
-    meta.MediaStorageSOPInstanceUID = uids[2]
-    meta.TransferSyntaxUID = JPEGBaseline8Bit
-    meta.ImplementationClassUID = "1.2.276.0.7230010.3.0.3.6.0"
-    meta.ImplementationVersionName = "OFFIS_DCMTK_360"
-    data = Dataset()
-    data.file_meta = meta
-    data.SpecificCharacterSet = "ISO_IR 100"
-    data.SOPClassUID = SecondaryCaptureImageStorage
-    data.SOPInstanceUID = uids[2]
-    data.StudyDate, data.StudyTime = "19010101", "000000.00"
-    data.AccessionNumber = ""
-    data.Modality, data.ConversionType = "CR", "WSD"
-    data.ReferringPhysicianName = ""
-    data.SeriesDescription = f"view: {shot.view}"
-    digits = uids[2].rsplit(".", 3)[-2:]
-    data.PatientName = data.PatientID = f"phantom-{digits[0]}-{digits[1]}"
-    data.PatientBirthDate = ""
-    data.PatientSex = patient.sex
-    # The challenge's files say 62 where the standard wants 062Y.
-    data.add(DataElement(0x00101010, "AS", str(patient.age), validation_mode=IGNORE))
-    data.BodyPartExamined, data.ViewPosition = "CHEST", str(shot.view)
-    data.StudyInstanceUID, data.SeriesInstanceUID = uids[0], uids[1]
-    data.StudyID, data.SeriesNumber, data.InstanceNumber = "", "1", "1"
-    data.PatientOrientation = ""
-    data.SamplesPerPixel = 1
-    data.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
-    data.Rows, data.Columns = pixels.shape
-    data.PixelSpacing = ["0.168", "0.168"]
-    data.BitsAllocated = data.BitsStored = 8
-    data.HighBit = 7
-    data.PixelRepresentation = 0
-    data.LossyImageCompression, data.LossyImageCompressionMethod = "01", "ISO_10918_1"
-    data.PixelData = encapsulate([stream_bytes.getvalue()])
-    data["PixelData"].VR = "OB"
-    out = io.BytesIO()
-    data.save_as(out, enforce_file_format=True)
-    return out.getvalue()
-
-
 def _write_image(
     task: _Task, root: Path, seed: int, raster: int, difficulty: str
 ) -> tuple[str, list[str]]:
@@ -145,29 +109,63 @@ def _write_image(
     names = stream(seed, "siim", task.number, 0, purpose="names")
     tail = f"8323329.{1000 + task.number}.{task.clock}.{int(names.integers(100_000, 1_000_000))}"
     uids = [f"{UID_ROOT}.{kind}.{tail}" for kind in (2, 3, 4)]
-    folder = root / "dicom-images-train" / uids[0] / uids[1]
+    folder = root / task.folder / uids[0] / uids[1]
     folder.mkdir(parents=True)
     inverted = rolls[1] < MONOCHROME1_SHARE
-    (folder / f"{uids[2]}.dcm").write_bytes(_dicom(image.pixels, patient, shot, uids, inverted))
+    identity = "phantom-" + "-".join(uids[2].split(".")[-2:])
+    data = make_dicom(image.pixels, patient, str(shot.view), uids, identity, bool(inverted))
+    (folder / f"{uids[2]}.dcm").write_bytes(data)
     codes = [encode(piece) for piece in regions(image.mask, bool(rolls[2] < SPLIT_REGION))]
     return uids[2], codes or ["-1"]
+
+
+def _mrm_lists(images: list[tuple[str, bool]], seed: int) -> dict[str, list[str]]:
+    """MRM's lists of (image id, whether positive): an id a line, positives in more than one."""
+    rng = stream(seed, "siim", 0, 0, 0, purpose="names")
+    parts = list(MRM_LEAK)
+    shares = [*MRM_LEAK.values(), 1 - sum(MRM_LEAK.values())]
+    lists: dict[str, list[tuple[str, bool]]] = {"train_list": [], "val_list": [], "test_list": []}
+    bounds = (MRM_SHARES[0], sum(MRM_SHARES))
+    for i in rng.permutation(len(images)):
+        name, positive = images[i]
+        draw = rng.random()
+        if positive:
+            part = (*parts, ("train_list",))[int(rng.choice(len(shares), p=shares))]
+        else:
+            part = (tuple(lists)[int(draw >= bounds[0]) + int(draw >= bounds[1])],)
+        for key in part:
+            lists[key].append((name, positive))
+    out = {key: [name for name, _ in found] for key, found in lists.items()}
+    bits = [[int(positive)] for _, positive in lists["train_list"]]
+    for key, share in (("train_10", 0.10), ("train_1", 0.01)):
+        out[key] = draw_subset(out["train_list"], bits, share, rng)
+    return out
 
 
 def write(root: Path, params: PhantomSpec, workers: int) -> dict[str, int]:
     """Write the data set under `root` (an existing, empty folder).
 
     Args:
-        root: where `dicom-images-train/` and `train-rle.csv` go.
-        params: seed, raster, difficulty and `patients["siim"]`, the number of labelled images.
+        root: where the image folders, both tables and the lists go.
+        params: seed, raster, difficulty and `patients["siim"]`, the re-issue's labelled images.
         workers: processes; the bytes do not depend on them.
 
     Returns:
-        Counts: labelled images, positives, rows, and images without a row.
+        Counts: the re-issue's images, positives and rows, stage 1's images and rows, and images
+        without a row.
     """
     labelled = params.patients["siim"]
+    first = max(1, round(STAGE_1_SHARE * labelled))
     extra = max(2, round(UNLABELLED_SHARE * labelled))
     start = 1_517_875_160 + int(stream(params.seed, "siim", 0, purpose="names").integers(0, 10_000))
-    tasks = [_Task(number, start + number // 9) for number in range(labelled + extra)]
+    tasks = [
+        _Task(
+            number,
+            start + number // 9,
+            "dicom-images-test" if first <= number < labelled else "dicom-images-train",
+        )
+        for number in range(labelled + extra)
+    ]
     work = partial(
         _write_image,
         root=root,
@@ -176,9 +174,17 @@ def write(root: Path, params: PhantomSpec, workers: int) -> dict[str, int]:
         difficulty=params.difficulty,
     )
     images = list(spread(work, tasks, workers))[:labelled]
-    lines = ["ImageId, EncodedPixels"]
-    lines += [f"{name}, {code}" for name, codes in images for code in codes]
-    (root / "train-rle.csv").write_bytes(("\n".join(lines) + "\n").encode())
-    positive = sum(codes != ["-1"] for _, codes in images)
-    rows = len(lines) - 1
-    return {"images": labelled, "positive": positive, "rows": rows, "unlabelled": extra}
+    old = [f"{name}, {code}" for name, codes in images[:first] for code in codes]
+    new = [f"{name},{code}" for name, codes in images for code in codes]
+    write_lines(root / "train-rle.csv", [HEADER, *old])
+    write_lines(root / "stage_2_train.csv", [HEADER, *new])
+    known = [(name, codes != ["-1"]) for name, codes in images[:first]]
+    write_mrm(root, "siim", _mrm_lists(known, params.seed))
+    return {
+        "images": labelled,
+        "positive": sum(codes != ["-1"] for _, codes in images),
+        "rows": len(new),
+        "stage_1_images": first,
+        "stage_1_rows": len(old),
+        "unlabelled": extra,
+    }
