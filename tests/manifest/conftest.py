@@ -5,15 +5,23 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import logging
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cxrmim.params import ManifestParams, Params
+from cxrmim.manifest.build import Manifest, build
+from cxrmim.params import Params
+from cxrmim.schema import ManifestParams
 
 LABELS = ["Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion"]
+OTHERS = [
+    *("Enlarged Cardiomediastinum", "Lung Lesion", "Lung Opacity", "Pneumonia", "Pneumothorax"),
+    *("Pleural Other", "Fracture", "Support Devices"),
+]
 REPORT = " FINAL REPORT\n FINDINGS: Lungs are clear.\n \n IMPRESSION: No acute process.\n"
 
 
@@ -28,33 +36,58 @@ def write_csv(path: Path, header: list[str], rows: list[list[str]]) -> None:
 
 
 class Mimic:
-    """A MIMIC-CXR-JPG root; rows of (dicom, subject, study, view, official split)."""
+    """A MIMIC-CXR-JPG root; rows of (dicom, subject, study, view, official split).
 
-    def __init__(self, root: Path, packed: bool = True) -> None:
-        self.root, self.suffix = root, ".csv.gz" if packed else ".csv"
+    `place` is where the reports go: tree, folder, or zip with a prefix of its members.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.suffix, self.place, self.prefix = root, ".csv.gz", "tree", ""
         self.rows = [
             [f"d{i:03d}", f"{10000000 + i // 2}", f"{50000000 + i}", "PA", "train"]
             for i in range(20)
         ]
-        self.reports = {row[2]: REPORT for row in self.rows}
+        self.reports: dict[str, str | bytes] = {row[2]: REPORT for row in self.rows}
+
+    @property
+    def tables(self) -> tuple[Path, Path]:
+        prefix = "mimic-cxr-2.0.0-"
+        metadata = self.root / f"{prefix}metadata{self.suffix}"
+        return metadata, self.root / f"{prefix}split{self.suffix}"
+
+    def members(self) -> dict[str, bytes]:
+        """Reports by their path below files/.."""
+        return {
+            f"files/p{patient[:2]}/p{patient}/s{study}.txt": text
+            if isinstance(text := self.reports[study], bytes)
+            else text.encode()
+            for _, patient, study, _, _ in self.rows
+            if study in self.reports and patient.isdigit()
+        }
 
     def write(self) -> Path:
-        prefix = "mimic-cxr-2.0.0-"
+        metadata, split = self.tables
         write_csv(
-            self.root / f"{prefix}metadata{self.suffix}",
+            metadata,
             ["dicom_id", "subject_id", "study_id", "Rows", "ViewPosition"],
             [[d, p, s, "3056", view] for d, p, s, view, _ in self.rows],
         )
         write_csv(
-            self.root / f"{prefix}split{self.suffix}",
+            split,
             ["dicom_id", "study_id", "subject_id", "split"],
-            [[d, s, p, split] for d, p, s, _, split in self.rows if split],
+            [[d, s, p, side] for d, p, s, _, side in self.rows if side],
         )
-        for _, patient, study, _, _ in self.rows:
-            if study in self.reports and patient.isdigit():
-                folder = self.root / f"files/p{patient[:2]}/p{patient}"
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / f"s{study}.txt").write_text(self.reports[study], encoding="utf-8")
+        if self.place == "zip":
+            with zipfile.ZipFile(
+                self.root / "mimic-cxr-reports.zip", "w", zipfile.ZIP_DEFLATED
+            ) as packed:
+                for name, content in self.members().items():
+                    packed.writestr(self.prefix + name, content)
+            return self.root
+        below = self.root / ("mimic-cxr-reports" if self.place == "folder" else ".")
+        for name, content in self.members().items():
+            (below / name).parent.mkdir(parents=True, exist_ok=True)
+            (below / name).write_bytes(content)
         return self.root
 
 
@@ -76,9 +109,10 @@ class Chexpert:
         return [path, view, "AP" if view == "Frontal" else "", *marks]
 
     def write(self) -> Path:
-        header = ["Path", "Frontal/Lateral", "AP/PA", *LABELS]
-        write_csv(self.root / "CheXpert-v1.0-small/train.csv", header, self.train)
-        write_csv(self.root / "CheXpert-v1.0-small/valid.csv", header, self.valid)
+        header = ["Path", "Frontal/Lateral", "AP/PA", *LABELS, *OTHERS]
+        for name, rows in (("train", self.train), ("valid", self.valid)):
+            full = [[*row, *[""] * len(OTHERS)] for row in rows]
+            write_csv(self.root / f"CheXpert-v1.0-small/{name}.csv", header, full)
         self.write_test()
         for study, *_ in self.test:
             folder = self.root / "CheXpert" / study.split("/", 1)[1]
@@ -92,17 +126,19 @@ class Chexpert:
 
 
 class Siim:
-    """A SIIM-ACR root; rows of (image id, code)."""
+    """A SIIM-ACR root; rows of (image id, code), images by folder."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root, self.table = root, "train-rle.csv"
         self.rows = [[f"1.2.{i}", "3 2 4 1" if i % 4 == 0 else " -1"] for i in range(40)]
         self.images = [row[0] for row in self.rows]
+        self.later: list[str] = []  # those of them that lie in the folder of test images
 
     def write(self) -> Path:
-        write_csv(self.root / "train-rle.csv", ["ImageId", " EncodedPixels"], self.rows)
+        write_csv(self.root / self.table, ["ImageId", " EncodedPixels"], self.rows)
         for name in self.images:
-            folder = self.root / "dicom-images-train" / f"s{name}" / f"t{name}"
+            place = "dicom-images-test" if name in self.later else "dicom-images-train"
+            folder = self.root / place / f"s{name}" / f"t{name}"
             folder.mkdir(parents=True)
             (folder / f"{name}.dcm").touch()
         return self.root
@@ -124,16 +160,61 @@ def siim(tmp_path: Path) -> Siim:
 
 
 @pytest.fixture
+def write_lists() -> Callable[..., Path]:
+    """Writer of the MRM repository's lists of a dataset; returns the folder of all lists."""
+
+    def write(folder: Path, name: str, lists: dict[str, list[str]]) -> Path:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for file, lines in lists.items():
+            text = "".join(f"{line}\n" for line in lines)
+            (folder / name / f"{file}.txt").write_text(text, encoding="ascii")
+        return folder
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that ran before in this process keeps its log from caplog."""
+    monkeypatch.setattr(logging.getLogger("cxrmim"), "propagate", True)
+
+
+@pytest.fixture
+def made(setup: Callable[..., Params]) -> Callable[..., Manifest]:
+    """Build the manifest of what lies in the test's raw folder; its flow must add up."""
+
+    def make(dataset: str, **options: Any) -> Manifest:
+        manifest = build(dataset, setup(dataset, **options))
+        flow = dict(manifest.metrics["flow"])
+        assert flow.pop("rows") == sum(flow.values())
+        assert flow["kept"] == len(manifest.table)
+        assert list(manifest.metrics["flow"]) == manifest.details["flow"]
+        return manifest
+
+    return make
+
+
+@pytest.fixture
 def setup(paper: Params, tmp_path: Path) -> Callable[..., Params]:
-    """Parameters of scale paper whose roots are the test's raw folder."""
+    """Parameters of scale paper whose roots are the test's raw folder.
+
+    `entries` are more readings of a dataset; `lists` is the folder of the MRM lists.
+    """
 
     def make(
-        dataset: str, limit: float = 0.5, subset: dict[str, Any] | None = None, **options: Any
-    ):
+        dataset: str,
+        limit: float = 0.5,
+        subset: dict[str, Any] | None = None,
+        entries: dict[str, Any] | None = None,
+        lists: Path | None = None,
+        **options: Any,
+    ) -> Params:
         tree = paper.manifest.model_dump(mode="json")
         tree["max_unreadable"] = limit
         tree["roots"] = {name: str(tmp_path / "raw") for name in tree["roots"]}
+        tree["lists"] = None if lists is None else str(lists)
         tree["datasets"][dataset] |= options
+        tree["entries"] |= entries or {}
         tree["subset"] |= subset or {}
         return paper.model_copy(update={"manifest": ManifestParams.model_validate(tree)})
 

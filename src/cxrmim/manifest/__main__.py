@@ -1,4 +1,4 @@
-"""`python -m cxrmim.manifest --dataset NAME`: read a dataset's raw layout into its manifest."""
+"""`python -m cxrmim.manifest --dataset ENTRY`: read a dataset's raw layout into its manifest."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from cxrmim.job import Context
 
 def work(ctx: Context) -> None:
     """Build and write one manifest and its record."""
-    from cxrmim import record
+    from cxrmim import grid, record
     from cxrmim.manifest.build import build
     from cxrmim.manifest.contract import write_table
     from cxrmim.paths import atomic
@@ -21,9 +21,9 @@ def work(ctx: Context) -> None:
         ctx.params,
         "manifest",
         ctx.unit,
-        inputs={file.name: file for file in manifest.raw},
+        inputs=manifest.raw,
         outputs={"manifest": path},
-        parents=[("phantom", ctx.unit)] if ctx.params.manifest.source == "phantom" else [],
+        parents=grid.parents(ctx.params, "manifest", ctx.unit),
         metrics=manifest.metrics,
         details=manifest.details,
     )

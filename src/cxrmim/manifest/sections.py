@@ -79,8 +79,10 @@ def split(report: str) -> list[tuple[str, str]]:
     """(canonical name, text) of each section in order; text as it stands, not stripped.
 
     Empty impression and findings sections are left out. Where neither remains, the last section is
-    cut at its first empty line and what follows becomes ``last_paragraph``.
+    cut at its first empty line and what follows becomes ``last_paragraph``. Line ends of other
+    systems count as newlines, as in a file that is read as text.
     """
+    report = report.replace("\r\n", "\n").replace("\r", "\n")
     sections: list[tuple[str, str]] = []
     header = HEADER.search(report)
     if header is None:
@@ -89,8 +91,7 @@ def split(report: str) -> list[tuple[str, str]]:
         sections.append((PREAMBLE, report[: header.start(1)]))
     while header is not None:
         start = header.end()
-        newline = report.find("\n", start)
-        following = HEADER.search(report, start if newline < 0 else newline)
+        following = HEADER.search(report, start)  # begins with a newline: none on this line
         end = len(report) if following is None else following.start()
         sections.append((canonical(header.group(1)), report[start:end]))
         header = following

@@ -8,41 +8,113 @@ import pandas as pd
 
 from cxrmim.errors import DataError
 from cxrmim.manifest.contract import LABEL
-from cxrmim.params import Subset
+from cxrmim.schema import Subset
 
 Mask = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.int64]
+Names = npt.NDArray[np.object_]
 PERCENTS = (1, 10)
 TRIES = 20
+SHUFFLE = 7  # stream of the split's draws
 
 
-def generator(seed: int, stream: int = 0) -> np.random.Generator:
-    """Random numbers of one draw: `stream` keeps the draws of a seed apart."""
-    return np.random.default_rng(np.random.SeedSequence([seed, stream]))
+def generator(seed: int, *streams: int) -> np.random.Generator:
+    """Random numbers of one draw: `streams` keep the draws of a seed apart."""
+    return np.random.default_rng(np.random.SeedSequence([seed, *streams]))
 
 
-def by_unit(
-    units: pd.Series, shares: Sequence[float], names: Sequence[str], seed: int
-) -> npt.NDArray[np.object_]:
-    """Split name of each row: distinct units shuffled, cut at the rounded cumulative shares.
+def by_unit(units: pd.Series, weights: Sequence[float], names: Sequence[str], seed: int) -> Names:
+    """Split name of each row: whole units, and as near to the wanted numbers of ROWS as they allow.
+
+    Distinct units are shuffled and dealt out in this order until a split is full. What the next
+    unit would overfill is filled up with the first later units that fit, so that a patient with
+    many images does not push a split off its size.
 
     Args:
         units: what must not be shared between splits: patients, studies or images.
-        shares: of the units, in the order of `names`; they sum to 1.
+        weights: of the rows, in the order of `names`, in any scale. A split of weight 0 is empty;
+            any other has a unit, if there are enough.
         names: of the splits.
-        seed: of the shuffle.
+        seed: of the shuffle; the order of the rows decides nothing.
+
+    Returns:
+        (rows,) split names.
 
     Raises:
-        DataError: the shares do not sum to 1.
+        DataError: a weight is negative or no number, or all are 0.
     """
-    if abs(sum(shares) - 1) > 1e-6:
-        raise DataError(f"split shares {list(shares)} do not sum to 1; set them in params.yaml")
-    distinct = np.sort(units.unique().astype(object))
-    shuffled = distinct[generator(seed).permutation(len(distinct))]
-    cuts = np.rint(np.cumsum(shares)[:-1] * len(distinct)).astype(int)
-    parts = np.split(shuffled, cuts)
-    split = {unit: name for name, part in zip(names, parts, strict=True) for unit in part}
+    shares = np.asarray(weights, dtype=np.float64)
+    if not np.isfinite(shares).all() or (shares < 0).any() or shares.sum() <= 0:
+        raise DataError(
+            f"split weights {list(weights)} must be 0 or more and not all 0; set `fractions` of "
+            f"the dataset in params.yaml"
+        )
+    rows_of = units.astype(object).value_counts().sort_index()
+    distinct, sizes = rows_of.index.to_numpy(), np.asarray(rows_of, dtype=np.int64)
+    used = [k for k, share in enumerate(shares) if share]
+    targets = np.rint(np.cumsum(shares)[used] / shares.sum() * len(units)).astype(np.int64)
+    best, least = np.empty(0, dtype=np.int64), np.inf
+    for attempt in range(TRIES):
+        order = generator(seed, SHUFFLE, attempt).permutation(len(distinct))
+        parts = np.empty(len(distinct), dtype=np.int64)
+        parts[order] = _deal_all(sizes[order], targets)
+        dealt = np.bincount(parts, sizes, minlength=len(used))
+        off = np.abs(dealt - np.diff(targets, prepend=0)).max(initial=0)
+        if off < least:
+            best, least = parts, off
+        if not len(sizes) or least <= sizes.min():  # as near as units come; few need luck
+            break
+    split = {unit: names[used[part]] for unit, part in zip(distinct, best, strict=True)}
     return units.map(split).to_numpy(dtype=object)
+
+
+def _deal_all(sizes: Rows, targets: Rows) -> Rows:
+    """Part of each unit, units in their order.
+
+    Args:
+        sizes: (U,) rows of each unit.
+        targets: rows wanted in the first part, in the first two, ... in all.
+    """
+    parts = np.full(len(sizes), len(targets) - 1, dtype=np.int64)
+    left = np.arange(len(sizes))
+    dealt = 0
+    for part, target in enumerate(targets[:-1]):
+        take = _deal(sizes[left], int(target) - dealt, len(targets) - part - 1)
+        parts[left[take]] = part
+        dealt += int(sizes[left[take]].sum())
+        left = left[~take]
+    return parts
+
+
+def _deal(sizes: Rows, target: int, after: int) -> Mask:
+    """Which units to take, in their order, for about `target` rows.
+
+    Args:
+        sizes: (U,) rows of each unit.
+        target: rows wanted.
+        after: units to leave at least, one for each split that follows.
+    """
+    most = max(1, len(sizes) - after)  # too few units: the first splits have them
+    full = np.cumsum(sizes)
+    first = int(np.searchsorted(full, target, side="right"))
+    take = np.zeros(len(sizes), dtype=bool)
+    take[: max(0, min(first, most))] = True
+    gap = target - int(sizes[take].sum())
+    while gap > 0 or not take.any():
+        free = np.flatnonzero(~take)
+        room = min(most, len(sizes)) - int(take.sum())
+        if not room:
+            break
+        fits = free[sizes[free] <= gap]
+        if len(fits) and room > 1:
+            unit = int(fits[0])
+        else:  # one more: the nearest, if that is nearer than none
+            unit = int(free[np.abs(sizes[free] - gap).argmin()])
+            if take.any() and abs(sizes[unit] - gap) >= gap:
+                break
+        take[unit] = True
+        gap -= int(sizes[unit])
+    return take
 
 
 def balanced(positive: Mask, seed: int) -> Mask:
@@ -54,54 +126,77 @@ def balanced(positive: Mask, seed: int) -> Mask:
     return keep
 
 
-def subsets(table: pd.DataFrame, params: Subset) -> pd.DataFrame:
-    """Label subsets of the training rows: bool columns in_1 and in_10, one draw for all seeds.
+def subsets(table: pd.DataFrame, params: Subset, seeds: Sequence[int] = ()) -> pd.DataFrame:
+    """Label subsets of the training rows: bool columns in_1 and in_10, then in_<p>_s<seed>.
 
-    A subset has exactly the rounded share of the rows. Where the draw holds fewer than
+    in_1 and in_10 are one draw for all downstream seeds, or those of an imported list as they are.
+    A drawn subset has exactly the rounded share of the rows. Where the draw holds fewer than
     `min_positives` positives of a class, or no negative (and the split has them), rows are swapped
     until it does; only a subset too small to hold them at all gets more rows than its share.
 
     Args:
-        table: manifest rows, sorted; needs split and label_<Name>.
-        params: `nested` puts the 1 % into the 10 %.
+        table: manifest rows, in any order; needs image, split and label_<Name>, and may have in_1
+            and in_10.
+        params: `lists` keeps in_1 and in_10 if the table has them, `nested` puts the drawn 1 %
+            into the drawn 10 %, `reseed` adds a draw for each of `seeds`.
+        seeds: of the downstream runs.
     """
-    train = np.flatnonzero((table["split"] == "train").to_numpy(dtype=bool))
-    names = [c for c in table.columns if c.startswith(LABEL)]
-    labels = table[names].to_numpy(dtype=np.float32)[train]
+    rows = table.reset_index(drop=True)
+    rows = rows[rows["split"] == "train"].sort_values("image")  # the order of rows is no choice
+    labels = rows[[c for c in rows.columns if c.startswith(LABEL)]].to_numpy(dtype=np.float32)
+    train = rows.index.to_numpy()
     out = pd.DataFrame(index=table.index)
-    inner: Rows = np.empty(0, dtype=np.int64)
+    names = [f"in_{percent}" for percent in PERCENTS]
+    if params.lists and set(names) <= set(table.columns):
+        out[names] = table[names].astype(bool)
+    else:
+        out[names] = _columns(len(table), train, _nest(labels, params))
+    for seed in seeds if params.reseed else ():
+        drawn = _columns(len(table), train, _nest(labels, params, 1 + seed))
+        out[[f"{name}_s{seed}" for name in names]] = drawn
+    return out
+
+
+def _columns(rows: int, train: Rows, chosen: Sequence[Rows]) -> Mask:
+    """(rows, draws) whether a row is in a draw from the training rows."""
+    out = np.zeros((rows, len(chosen)), dtype=bool)
+    for column, draw in enumerate(chosen):
+        out[train[draw], column] = True
+    return out
+
+
+def _nest(labels: npt.NDArray[np.float32], params: Subset, *streams: int) -> list[Rows]:
+    """Row numbers of the draw of each percentage."""
+    found: list[Rows] = []
     for percent in PERCENTS:
         stream = 2 if params.nested else 2 + percent
-        base = inner if params.nested else inner[:0]
-        size = max(1, len(base), round(len(train) * percent / 100)) if len(train) else 0
+        base = found[-1] if params.nested and found else np.empty(0, dtype=np.int64)
+        size = max(1, len(base), round(len(labels) * percent / 100)) if len(labels) else 0
         chosen = None
         while chosen is None:
-            chosen = _draw(labels, size, base, params.seed, stream, params.min_positives)
+            chosen = _draw(labels, size, base, params, stream, *streams)
             size += 1
-        inner = chosen
-        column = np.zeros(len(table), dtype=bool)
-        column[train[chosen]] = True
-        out[f"in_{percent}"] = column
-    return out
+        found.append(chosen)
+    return found
 
 
 def _draw(
     labels: npt.NDArray[np.float32],
     size: int,
     base: Rows,
-    seed: int,
+    params: Subset,
     stream: int,
-    min_positives: int,
+    *streams: int,
 ) -> Rows | None:
     """Row numbers of a subset that contains `base`, or None if none is found."""
     positive, negative = labels == 1, labels == 0
     flags = np.concatenate([positive, negative], axis=1)
     least = np.concatenate(
-        [np.minimum(min_positives, positive.sum(0)), np.minimum(1, negative.sum(0))]
+        [np.minimum(params.min_positives, positive.sum(0)), np.minimum(1, negative.sum(0))]
     )
     for attempt in range(TRIES):
         # A nested draw is the prefix of one permutation, so that 10 % extends 1 %.
-        order = generator(seed, stream + 100 * attempt).permutation(len(labels))
+        order = generator(params.seed, stream + 100 * attempt, *streams).permutation(len(labels))
         order = np.concatenate([base, order[~np.isin(order, base)]])
         chosen = _repair(flags, least, order, size, len(base))
         if chosen is not None:

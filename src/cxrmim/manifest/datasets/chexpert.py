@@ -7,12 +7,27 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import pandas as pd
 from pydantic import Field
 
 from cxrmim.errors import DataError
-from cxrmim.manifest import splits
-from cxrmim.manifest.contract import Flow, Reading, find, parse_labels, read_table, safe
+from cxrmim.manifest import released, splits
+from cxrmim.manifest.about import About, Part
+from cxrmim.manifest.contract import (
+    CLASH,
+    CONTRADICTION,
+    LABEL,
+    Flow,
+    Raw,
+    Reading,
+    find,
+    parse_labels,
+    read_table,
+    safe,
+)
+from cxrmim.manifest.lists import FILES, SUBSETS, locate, read_list
+from cxrmim.manifest.lists import FOLDERS as LISTS
 from cxrmim.plugins import Strict
 
 DATASET = "chexpert"
@@ -27,67 +42,174 @@ UNCERTAIN = {
 }
 FOLDERS = {"small": "CheXpert-v1.0-small", "full": "CheXpert-v1.0"}
 TEST_TABLE = "groundtruth.csv"
+VIEW = released.VIEW
 IMAGE = r"^(?:train|valid|test)/(patient\d+)/(study\d+)/[^/]+\.jpe?g$"
 MISSING = "none"  # path of a test study without an image
-HELD_OUT = 5000  # images that CMITM sets aside for validation
-HELD_OUT_SHARE = 0.1  # at most this share of the training images, for smaller copies
+HELD_OUT_SHARE = 0.1  # at most this share of the training images validates, for smaller copies
+LEAK = "in train and valid both, counted twice"
+PREFIXES = (*(f"{folder}/" for folder in FOLDERS.values()), "")
+ABOUT = About(
+    title="CheXpert v1.0 or v1.0-small, and the 500-study test set",
+    source="https://stanfordaimi.azurewebsites.net (registration); labels of the test set: "
+    "https://github.com/rajpurkarlab/cheXpert-test-set-labels",
+    parts=(
+        Part(
+            "training table", (*(f"{f}/train.csv" for f in FOLDERS.values()), "train.csv"), 223_414
+        ),
+        Part("validation table", (*(f"{f}/valid.csv" for f in FOLDERS.values()), "valid.csv"), 234),
+    ),
+    suffixes=(".jpg", ".jpeg"),
+    folders=(*FOLDERS.values(), "CheXpert", "train", "valid", "test"),
+    images=223_648,
+    used=191_700,
+    format="jpeg",
+)
 
 
 class Options(Strict):
-    """Switches of the ledger: which release, split, views; `seed` draws the held-out patients."""
+    """Switches of the ledger: release, split, views.
+
+    `unit`, `held_out` (images) and `seed` are of split `valid_as_test`.
+    """
 
     release: Literal["small", "full"]
-    split: Literal["official500", "valid_as_test"]
+    split: Literal["official500", "valid_as_test", "mgca", "mrm"]
+    unit: Literal["patient", "study", "image"]
+    held_out: Annotated[int, Field(ge=1)]
     views: Literal["frontal", "all"]
     seed: Annotated[int, Field(ge=0)]
 
 
-def read(root: Path, options: Options) -> Reading:
-    """Read train, validation and test images, one row per image.
+def read(raw: Raw, options: Options) -> Reading:
+    """Read train, validation and test images, one row per image (and split, for ``mgca``).
 
-    ``official500``: train.csv / valid.csv / the 500-study test set. ``valid_as_test``: valid.csv is
-    the test; about 5000 images of patients held out of train.csv validate.
+    ``official500``: train.csv / valid.csv / the 500-study test set. The others test on valid.csv.
+    ``valid_as_test``: about `held_out` images, whole units of train.csv, validate. ``mgca``: the
+    released code's rule on all views of train.csv, images that it leaves in train while they
+    validate included. ``mrm``: the MRM repository's list of validation images, the rest of
+    train.csv trains.
 
     Raises:
-        DataError: a table or one of its columns, or the test set, is missing.
+        DataError: a table or one of its columns, the test set, or a list is missing.
     """
     folder = FOLDERS[options.release]
-    table_file = find(root, DATASET, [f"{folder}/train.csv", "train.csv"])
+    table_file = find(raw.root, DATASET, [f"{folder}/train.csv", "train.csv"])
     base = table_file.parent
-    raw = [table_file, find(base, DATASET, ["valid.csv"])]
-    columns = ["Path", "Frontal/Lateral", "AP/PA", *LABELS]
-    first, parts = 1, []
-    for file, split in zip(raw, ("train", "valid"), strict=True):
-        part = read_table(file, DATASET, columns, first)
-        first += len(part)
-        parts.append(part.assign(split=split, base=base.relative_to(root).as_posix()))
+    files = [table_file, find(base, DATASET, ["valid.csv"])]
+    others = released.OTHERS if options.split == "mgca" else ()
+    train = read_table(files[0], DATASET, ["Path", VIEW, "AP/PA", *LABELS, *others])
+    valid = read_table(files[1], DATASET, ["Path", VIEW, "AP/PA", *LABELS], len(train) + 1)
+    if options.split == "mgca":
+        _mark(train)
+    where = base.relative_to(raw.root).as_posix()
+    parts = [
+        train.drop(columns=list(others)).assign(split="train", base=where),
+        valid.assign(split="valid", base=where),
+    ]
     if options.split == "official500":
-        test_file = _test_table(root, base)
-        raw.append(test_file)
-        parts.append(_test_images(root, base, test_file, first))
+        test_file = _test_table(raw.root, base)
+        files.append(test_file)
+        parts.append(_test_images(raw.root, base, test_file, len(train) + len(valid) + 1))
 
     flow = Flow(pd.concat(parts, ignore_index=True))
+    _check(flow)
+    if options.views == "frontal":
+        flow.drop(flow.table[VIEW] == "Lateral", "view is lateral")
+    parse_labels(flow, LABELS, {name: _values(name) for name in LABELS})
+
+    table = flow.table
+    table["path"] = (table["base"] + "/" + table["relative"]).str.removeprefix("./")
+    table["study"] = table["patient"] + "/" + table["number"]
+    table["view"] = table["AP/PA"].where(table[VIEW] == "Frontal", "LATERAL")
+    unit: str | None = "patient"
+    notes: dict[str, int] = {}
+    if options.split == "valid_as_test":
+        _hold_out(table, options)
+        unit = options.unit
+    elif options.split == "mgca":
+        _as_released(flow)
+        unit = None
+    elif options.split == "mrm":
+        files += _as_listed(flow, raw, notes)
+        unit = None
+    return Reading(flow.table, flow.counts, files, flow.faults, unit, notes)
+
+
+def _check(flow: Flow) -> None:
+    """Faults of paths and views; adds image, patient, number (of the study) and relative."""
     flow.fault(~flow.table["Path"].map(safe), "path leaves the root")
     flow.fault(flow.table["Path"] == MISSING, "study has no image")
     relative = flow.table["Path"].str.split("/", n=1).str[-1]
     flow.table[["patient", "number"]] = relative.str.extract(IMAGE, flags=re.IGNORECASE).to_numpy()
     flow.table["relative"] = relative
+    flow.table["image"] = relative.str.replace(r"\.[^.]*$", "", regex=True)
     flow.fault(flow.table["patient"].isna(), "path names no patient, study and view")
-    flow.fault(flow.table["relative"].duplicated(), "image listed twice")
-    known = flow.table["Frontal/Lateral"].isin(["Frontal", "Lateral"])
-    flow.fault(~known, "unknown value in column Frontal/Lateral")
-    if options.views == "frontal":
-        flow.drop(flow.table["Frontal/Lateral"] == "Lateral", "view is lateral")
-    parse_labels(flow, LABELS, {name: _values(name) for name in LABELS})
+    flow.unique("image", {CLASH: ["relative"], CONTRADICTION: [VIEW, "AP/PA", *LABELS]})
+    known = flow.table[VIEW].isin(["Frontal", "Lateral"])
+    flow.fault(~known, f"unknown value in column {VIEW}")
 
+
+def _mark(train: pd.DataFrame) -> None:
+    """Add bool columns trains and validates: the released rule on all rows of train.csv."""
+    marks = train[[VIEW]].copy()
+    for name in released.SINGLE:
+        marks[name] = pd.to_numeric(train[name], errors="coerce")
+    for column, rows in zip(("trains", "validates"), released.chexpert_mgca(marks), strict=True):
+        train[column] = np.isin(np.arange(len(train)), rows)
+
+
+def _as_released(flow: Flow) -> None:
+    """Name the splits of the released rule; an image that it leaves in train gets a second row."""
     table = flow.table
-    table["path"] = (table["base"] + "/" + table["relative"]).str.removeprefix("./")
-    table["image"] = table["relative"].str.replace(r"\.[^.]*$", "", regex=True)
-    table["study"] = table["patient"] + "/" + table["number"]
-    table["view"] = table["AP/PA"].where(table["Frontal/Lateral"] == "Frontal", "LATERAL")
-    if options.split == "valid_as_test":
-        _hold_out(table, options.seed)
-    return Reading(table, flow.counts, raw, flow.faults, "patient")
+    tests = table["split"] == "valid"
+    table[["trains", "validates"]] = table[["trains", "validates"]].eq(True)
+    flow.drop(
+        ~tests & ~table["trains"] & ~table["validates"], "on neither side of the released rule"
+    )
+    table = flow.table
+    tests = table["split"] == "valid"
+    table.loc[tests, "split"] = "test"
+    table.loc[table["validates"] & ~table["trains"], "split"] = "valid"
+    flow.copy(table["validates"] & table["trains"], {"split": "valid"}, LEAK)
+
+
+def _as_listed(flow: Flow, raw: Raw, notes: dict[str, int]) -> list[Path]:
+    """Name the splits of the MRM lists, add the subsets in_1 and in_10; returns the lists' files.
+
+    The repository has no full list of training images: they are the rest of train.csv.
+    """
+    names = {split: FILES[split] for split in ("valid", "test")} | SUBSETS
+    listed = {
+        key: read_list(raw, DATASET, LISTS[DATASET], name).assign(
+            relative=lambda part: part["name"].str.split("/", n=1).str[-1]
+        )
+        for key, name in names.items()
+    }
+    unknown = 0
+    for part in listed.values():
+        unknown += int((~part["relative"].isin(flow.table["relative"])).sum())
+    official = flow.table["split"] == "valid"
+    flow.drop(official & ~flow.table["relative"].isin(listed["test"]["relative"]), "in no list")
+    table = flow.table
+    official = table["split"] == "valid"
+    table.loc[official, "split"] = "test"
+    table.loc[~official & table["relative"].isin(listed["valid"]["relative"]), "split"] = "valid"
+    trains = table["relative"][table["split"] == "train"]
+    for column in SUBSETS:
+        own = listed[column]["relative"]
+        table[column] = (table["split"] == "train") & table["relative"].isin(own)
+        notes[f"{SUBSETS[column]}: not in train"] = int((~own.isin(trains)).sum())
+    notes["listed images that are not used"] = unknown
+    notes["listed images whose labels differ"] = _differing(table, pd.concat(listed.values()))
+    return [locate(raw, DATASET, LISTS[DATASET], name) for name in names.values()]
+
+
+def _differing(table: pd.DataFrame, listed: pd.DataFrame) -> int:
+    """Images whose bits in a list are not our labels."""
+    ours = table[[LABEL + name for name in LABELS]].astype(int).astype(str).apply(tuple, axis=1)
+    labels = dict(zip(table["relative"], ours, strict=True))
+    bits = dict(zip(listed["relative"], listed["bits"], strict=True))
+    return sum(labels[name] != found for name, found in bits.items() if name in labels)
 
 
 def _values(name: str) -> dict[str, float]:
@@ -96,14 +218,16 @@ def _values(name: str) -> dict[str, float]:
     return {"": 0, "0": 0, "0.0": 0, "1": 1, "1.0": 1, "-1": uncertain, "-1.0": uncertain}
 
 
-def _hold_out(table: pd.DataFrame, seed: int) -> None:
-    """Name the splits: valid.csv tests, patients held out of train.csv validate."""
+def _hold_out(table: pd.DataFrame, options: Options) -> None:
+    """Name the splits: valid.csv tests, units held out of train.csv validate."""
     train = table["split"] == "train"
-    share = min(HELD_OUT / max(1, int(train.sum())), HELD_OUT_SHARE)
+    count = int(train.sum())
+    held_out = min(options.held_out, HELD_OUT_SHARE * count)
     table.loc[~train, "split"] = "test"
-    table.loc[train, "split"] = splits.by_unit(
-        table.loc[train, "patient"], [1 - share, share], ["train", "valid"], seed
-    )
+    if count:
+        units, weights = table.loc[train, options.unit], [count - held_out, held_out]
+        names = splits.by_unit(units, weights, ["train", "valid"], options.seed)
+        table.loc[train, "split"] = names
 
 
 def _test_table(root: Path, base: Path) -> Path:
