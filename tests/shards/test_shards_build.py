@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -10,10 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from shards_files import dicom
 
-from cxrmim.errors import CheckError, DataError
+from cxrmim.errors import DataError
+from cxrmim.shards import pool
 from cxrmim.shards.images import decode, square
-from cxrmim.shards.store import open_shards
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +38,7 @@ def test_arrays_follow_the_manifest(corpus, setup):
     assert shards.images.dtype == np.uint8
     for i in range(12):
         content = (corpus.root / f"{i}.png").read_bytes()
-        assert (shards.images[i] == square(decode(content, ".png"), 32)).all()
+        assert (shards.images[i] == square(decode(content).pixels, 32)).all()
         assert shards.table.loc[i, "sha256"] == hashlib.sha256(content).hexdigest()
     assert shards.masks is None
     joined = "".join(f"{d}\n" for d in sorted(shards.table["sha256"]))
@@ -82,7 +84,8 @@ def test_only_the_corpus_gets_reports(corpus, setup):
     assert shards.report is None
     assert shards.vocab_size == 0
     assert "tokens" not in metrics
-    assert sorted(p.name for p in corpus.out.iterdir()) == ["images.npy", "table.parquet"]
+    files = ["checksums.json", "images.npy", "table.parquet"]
+    assert sorted(p.name for p in corpus.out.iterdir()) == files
 
 
 def test_a_corpus_without_reports_is_named(corpus, setup):
@@ -91,7 +94,8 @@ def test_a_corpus_without_reports_is_named(corpus, setup):
         corpus.build(setup())
 
 
-def test_threads_change_nothing(corpus, setup):
+def test_worker_processes_change_nothing(corpus, setup, monkeypatch):
+    monkeypatch.setattr(pool, "ROWS", 2)
     files = []
     (corpus.root / "5.png").unlink()
     for threads in (1, 3):
@@ -99,6 +103,7 @@ def test_threads_change_nothing(corpus, setup):
         content = {p.name: p.read_bytes() for p in sorted(corpus.out.iterdir())}
         files.append((outcome, content))
     assert files[0] == files[1]
+    assert len(corpus.open().images) == 11
 
 
 def test_unreadable_rows_leave_every_array(corpus, setup, caplog):
@@ -114,7 +119,7 @@ def test_unreadable_rows_leave_every_array(corpus, setup, caplog):
     assert len(shards.images) == len(shards.report) == 9
     assert details["raw"]["files"] == 10  # the broken one was read, the missing one was not
     content = (corpus.root / "11.png").read_bytes()
-    assert (shards.images[8] == square(decode(content, ".png"), 32)).all()
+    assert (shards.images[8] == square(decode(content).pixels, 32)).all()
     assert "mimic, source row 4: not an image file" in caplog.text
     assert "3.png" not in caplog.text
 
@@ -134,6 +139,21 @@ def test_nothing_left_is_an_error(corpus, setup):
         path.unlink()
     with pytest.raises(DataError, match="mimic: no row of 12 is left"):
         corpus.build(setup(limit=1.0))
+    assert not corpus.out.exists()
+
+
+def test_a_wrong_root_is_found_at_once(corpus, setup, monkeypatch):
+    """The images that are left are not decoded once too many are missing."""
+    monkeypatch.setattr(pool, "ROWS", 3)
+    for i in range(3):
+        (corpus.root / f"{i}.png").unlink()
+    done = []
+    process = pool.process
+    monkeypatch.setattr(pool, "process", lambda *a, **k: done.append(1) or process(*a, **k))
+    expected = r"mimic: 3 of 12 images \(3 read so far\) cannot be read, first source row 1"
+    with pytest.raises(DataError, match=expected):
+        corpus.build(setup(limit=0.1))
+    assert len(done) == 3
 
 
 def test_masks_have_the_geometry_of_their_images(corpus, setup):
@@ -150,6 +170,104 @@ def test_masks_have_the_geometry_of_their_images(corpus, setup):
     assert (shards.masks[0] == shards.images[0]).all()
     assert shards.masks[0].max() == 255
     assert shards.masks[1:].max() == 0
+    assert np.load(corpus.out / "masks.npy").shape == (12, 32, 4)  # 8 px a byte
+
+
+@pytest.mark.parametrize("decode_at", ["scaled", "full"])
+def test_masks_follow_a_jpeg_whatever_the_scale_it_is_decoded_at(corpus, setup, decode_at):
+    """Masks are drawn on the image of the file, not on the reduced one."""
+    pixels = np.zeros((640, 480), dtype=np.uint8)
+    pixels[:, 240:] = 255
+    Image.fromarray(pixels).save(corpus.root / "0.png", "JPEG", quality=95)
+    codes = [[] for _ in range(12)]
+    codes[0] = [f"{640 * 240} {640 * 240}"]
+    corpus.table["rle"] = pd.Series(codes, dtype=object)
+    corpus.build(setup(decode=decode_at), dataset="siim")
+    shards = corpus.open()
+    assert ((shards.images[0] > 127) == (shards.masks[0] > 0)).all()
+    assert (shards.masks[0] > 0).mean() == 12 / 32
+
+
+def test_a_mask_is_foreground_where_half_of_a_pixel_is(corpus, setup):
+    """64 x 64 to 32 x 32: each pixel of the mask covers 2 x 2 of the image."""
+    Image.fromarray(np.full((64, 64), 9, dtype=np.uint8)).save(corpus.root / "0.png")
+    codes = [[] for _ in range(12)]
+    codes[0] = ["0 1", "128 1 63 1", "256 2 62 1"]  # 1, 2 and 3 of the four, in columns 0, 2, 4
+    corpus.table["rle"] = pd.Series(codes, dtype=object)
+    corpus.build(setup(), dataset="siim")
+    assert np.argwhere(corpus.open().masks[0]).tolist() == [[0, 1], [0, 2]]
+
+
+def test_the_decoding_of_jpegs_is_a_switch(corpus, setup):
+    smooth = np.add.outer(np.arange(600), np.arange(500)) / 5
+    noise = np.random.default_rng(0).normal(0, 20, smooth.shape)
+    pixels = np.clip(smooth + noise, 0, 255).astype(np.uint8)
+    Image.fromarray(pixels).save(corpus.root / "0.png", "JPEG", quality=90)
+    found = []
+    for decode_at in ("scaled", "full"):
+        corpus.build(setup(decode=decode_at), dataset="chexpert")
+        found.append(np.array(corpus.open().images))
+    assert (found[0][1:] == found[1][1:]).all()
+    difference = np.abs(found[0][0].astype(int) - found[1][0])
+    assert 0 < difference.mean() <= 0.5
+
+
+def test_the_corpus_and_the_others_have_their_own_side(corpus, setup):
+    params = setup(side=24, side_downstream=40)
+    for dataset, side in (("mimic", 24), ("chexpert", 40)):
+        _, details = corpus.build(params, dataset=dataset)
+        assert details["images"] == [12, side, side]
+        assert corpus.open().images.shape == (12, side, side)
+
+
+def test_text_stays_out_of_the_table(corpus, setup):
+    corpus.table["report"] = "SECRETREPORT of a patient with an effusion and more words."
+    corpus.table["rle"] = pd.Series([["0 1"]] * 12, dtype=object)
+    corpus.build(setup())
+    columns = set(corpus.open().table.columns)
+    assert not columns & {"impression", "findings", "report", "rle", "sentences"}
+    assert {"image", "path", "source_row", "sha256", "pixels", "dhash", "label_Edema"} <= columns
+    for path in corpus.out.iterdir():
+        if path.name != "vocab.json":
+            assert b"SECRETREPORT" not in path.read_bytes()
+
+
+def test_what_a_dicom_says_about_a_patient_is_in_no_output(corpus, setup, caplog):
+    secrets = {"PatientName": "Doe^Jane", "PatientID": "PID4711", "InstitutionName": "SECRETCLINIC"}
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30), dtype=np.uint8)
+    whole = dicom(pixels, **secrets)
+    (corpus.root / "0.png").write_bytes(whole)
+    (corpus.root / "1.png").write_bytes(whole[: len(whole) // 2])
+    with caplog.at_level("DEBUG"):
+        outcome = corpus.build(setup())
+    assert outcome[0]["kept"] == 11
+    content = [p.read_bytes() for p in corpus.out.iterdir()]
+    content += [json.dumps(outcome).encode(), caplog.text.encode()]
+    for secret in secrets.values():
+        assert secret.encode() in whole
+        assert not any(secret.encode() in part for part in content)
+
+
+def test_an_image_in_two_splits_is_stored_for_each(corpus, setup):
+    again = corpus.table.iloc[:2].assign(split="test")
+    corpus.table = pd.concat([corpus.table, again], ignore_index=True)
+    metrics, details = corpus.build(setup())
+    shards = corpus.open()
+    assert metrics["kept"] == len(shards.images) == 14
+    assert (shards.images[12:] == shards.images[:2]).all()
+    assert details["raw"]["files"] == 12
+    assert metrics["audit"]["pixels"] == {"train-test": 0, "train": 0, "test": 0}  # equal ids
+
+
+def test_pixels_under_two_ids_are_counted(corpus, setup):
+    (corpus.root / "7.png").write_bytes((corpus.root / "1.png").read_bytes())
+    with Image.open(corpus.root / "2.png") as image:
+        image.save(corpus.root / "3.png", "TIFF")  # other bytes, the same pixels
+    metrics, _ = corpus.build(setup())
+    assert metrics["audit"] == {
+        "pixels": {"train-test": 1, "train": 1, "test": 0},
+        "similar": {"train-test": 1, "train": 1, "test": 0},
+    }
 
 
 @pytest.mark.parametrize("code", ["9999 1", "1 2 3", "4 -1"])
@@ -169,24 +287,16 @@ def test_rows_and_labels_of_a_split(corpus, setup):
     assert shards.rows("train", 1).tolist() == [0]
     assert shards.rows("valid").tolist() == []
     assert shards.rows("test").dtype == np.int64
+    assert shards.rows("train", 10, seed=1).tolist() == [0, 1]  # one draw for all seeds
+    own = dataclasses.replace(shards, table=shards.table.assign(in_10_s1=[0] * 3 + [1] * 9))
+    assert own.rows("train", 10, seed=1).tolist() == [3, 4, 5]
+    assert own.rows("train", 10, seed=2).tolist() == own.rows("train", 10).tolist() == [0, 1]
     with pytest.raises(ValueError, match="only the training split"):
         shards.rows("test", 10)
     assert shards.labels(["Edema"])[:, 0].tolist() == [i % 2 for i in range(12)]
     assert shards.labels(["Edema", "Edema"]).dtype == np.float32
     with pytest.raises(DataError, match=r"no column label_Mass .* label_Edema"):
         shards.labels(["Mass"])
-
-
-def test_opening_what_is_not_whole(corpus, setup, tmp_path):
-    with pytest.raises(CheckError, match="no shards there"):
-        open_shards(tmp_path / "nowhere")
-    corpus.build(setup())
-    np.save(corpus.out / "report.npy", np.zeros(3, dtype=np.int64))
-    with pytest.raises(CheckError, match=r"report.npy has 3 rows, table.parquet 12"):
-        corpus.open()
-    (corpus.out / "images.npy").unlink()
-    with pytest.raises(CheckError, match=r"images.npy: not there"):
-        corpus.open()
 
 
 def test_the_vocabulary_file_is_a_tokenizers_file(corpus, setup):

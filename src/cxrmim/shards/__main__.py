@@ -1,4 +1,4 @@
-"""`python -m cxrmim.shards --dataset NAME`: turn a manifest into arrays."""
+"""`python -m cxrmim.shards --dataset NAME`: turn a manifest into arrays, or audit its pixels."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from cxrmim.job import Context
 
 
 def work(ctx: Context) -> None:
-    """Write one dataset's shards and their record.
+    """Write one dataset's shards and their record, or for an audited entry the record alone.
 
     Raises:
         CheckError: the manifest is missing or not the one of its record.
@@ -15,30 +15,65 @@ def work(ctx: Context) -> None:
     import os
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    from cxrmim import record
-    from cxrmim.paths import atomic_folder, raw_root
-    from cxrmim.shards import tokenizer
+    from cxrmim import grid, record
+
+    record.verify(record.read(ctx.paths.record("manifest", ctx.unit)), "manifest")
+    if ctx.unit in grid.audited(ctx.params):
+        _audit(ctx)
+    else:
+        _build(ctx)
+
+
+def _build(ctx: Context) -> None:
+    import shutil
+
+    from cxrmim import grid, record
+    from cxrmim.paths import raw_root
+    from cxrmim.shards import reports
     from cxrmim.shards.build import build
 
     dataset, params = ctx.unit, ctx.params
-    manifest = ctx.paths.manifest(dataset)
-    record.verify(record.read(ctx.paths.record("manifest", dataset)), "manifest")
-    folder = ctx.paths.shards(dataset)
+    manifest, folder = ctx.paths.manifest(dataset), ctx.paths.shards(dataset)
+    building = ctx.paths.building(dataset)
     root = raw_root(params, dataset)
-    with atomic_folder(folder) as temporary:
-        metrics, details = build(dataset, params, manifest, root, temporary, ctx.threads)
+    metrics, details = build(dataset, params, manifest, root, folder, building, ctx.threads)
     inputs = {"manifest": manifest}
-    if dataset == params.pretrain.corpus and params.shards.text.tokenizer == "bioclinicalbert":
-        inputs["vocabulary"] = tokenizer.VOCABULARY
+    if dataset == params.pretrain.corpus:
+        inputs |= reports.inputs(params.shards.text)
     record.write(
         params,
         "shards",
         dataset,
         inputs=inputs,
         outputs={file.stem: file for file in sorted(folder.iterdir())},
-        parents=[("manifest", dataset)],
+        parents=grid.parents(params, "shards", dataset),
         metrics=metrics,
         details=details,
+    )
+    shutil.rmtree(building)
+
+
+def _audit(ctx: Context) -> None:
+    import pandas as pd
+
+    from cxrmim import grid, record
+    from cxrmim.shards import audit
+
+    entry, params = ctx.unit, ctx.params
+    dataset = grid.reader(params, entry)
+    record.verify(record.read(ctx.paths.record("shards", dataset)), "table")
+    inputs = {
+        "manifest": ctx.paths.manifest(entry),
+        "table": ctx.paths.shards(dataset) / "table.parquet",
+    }
+    tables = {name: pd.read_parquet(path) for name, path in inputs.items()}
+    record.write(
+        params,
+        "shards",
+        entry,
+        inputs=inputs,
+        parents=grid.parents(params, "shards", entry),
+        metrics=audit.work(entry, tables["manifest"], tables["table"]),
     )
 
 

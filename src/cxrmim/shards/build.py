@@ -1,52 +1,45 @@
 """A manifest's images, masks and reports as arrays."""
 
 import hashlib
-import itertools
 import logging
+import os
+import shutil
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from cxrmim.errors import DataError
 from cxrmim.manifest.contract import write_table
-from cxrmim.params import Params, ShardText
+from cxrmim.params import Params, fingerprint
+from cxrmim.paths import atomic_folder
 from cxrmim.progress import track
-from cxrmim.shards import mesh, text, tokenizer
-from cxrmim.shards.images import Grey, UnreadableError, decode, read_bytes, square
-from cxrmim.shards.masks import decode_rle
+from cxrmim.record import closure
+from cxrmim.shards import audit, pool, reports
+from cxrmim.shards.journal import Journal, Outcome, check_room, disk
+from cxrmim.shards.pool import Item
+from cxrmim.shards.store import seal
 
 log = logging.getLogger("cxrmim")
-CHUNK = 512  # images in flight
-SHORT = f"report has fewer than {text.SHORTEST} tokens"
+Tree = dict[str, Any]
+TEXT = ["impression", "findings", "report", "rle", "sentences"]  # columns that end at this stop
+DECODERS = ("numpy", "pillow", "pydicom")
+MODULES = ("cxrmim.shards.pool",)
+ROW = 4096  # bytes, an ample guess at a row's share of the table and the tokens
 
 
-@dataclass(frozen=True)
-class Item:
-    """A row's work: file below the root and mask codes, None without masks."""
-
-    path: Path
-    codes: tuple[str, ...] | None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A row's result: arrays of one side, digest of the raw file, or why there are none."""
-
-    image: Grey | None = None
-    mask: Grey | None = None
-    sha256: str = ""
-    size: int = 0
-    reason: str = ""
-
-
-def build(dataset: str, params: Params, manifest: Path, root: Path, out: Path, threads: int) -> Any:
+def build(
+    dataset: str,
+    params: Params,
+    manifest: Path,
+    root: Path,
+    folder: Path,
+    building: Path,
+    threads: int,
+) -> tuple[Tree, Tree]:
     """Write a dataset's arrays.
 
     Args:
@@ -54,215 +47,181 @@ def build(dataset: str, params: Params, manifest: Path, root: Path, out: Path, t
         params: `shards`, `manifest.max_unreadable` and `pretrain.corpus` are used.
         manifest: parquet file of the manifest stop.
         root: folder that the manifest's paths are relative to.
-        out: an empty folder.
-        threads: images decoded at a time; the result does not depend on it.
+        folder: appears when all is done; an older one is replaced.
+        building: folder that keeps what is done until then, on the same disk; remove it once the
+            record is written.
+        threads: worker processes; the result does not depend on it.
 
     Returns:
         (metrics, details): counts; facts such as shapes and the digest of the raw files.
 
     Raises:
         DataError: too many rows cannot be read, none is left, or the corpus has no reports.
+        CxrmimError: the disk is full, a worker died, or another process builds the same.
     """
     table = pd.read_parquet(manifest)
-    rows, side = len(table), params.shards.side
+    rows, side = len(table), params.side(dataset)
     corpus = dataset == params.pretrain.corpus
-    short: pd.Series | None = None
     if corpus:
-        table["sentences"] = _captions(table, dataset)
-        short = table["sentences"].isna()
-        table = table[~short].reset_index(drop=True)
-    masked = bool(table["rle"].notna().any())
-    outcomes = _store(table, root, out, side, masked, threads)
-    faults = [
-        (int(row), outcome.reason)
-        for row, outcome in zip(table["source_row"], outcomes, strict=True)
-        if outcome.reason
-    ]
-    check_faults(dataset, faults, rows, params.manifest.max_unreadable)
-    read = np.array([not outcome.reason for outcome in outcomes], dtype=bool)
-    table["sha256"] = [outcome.sha256 for outcome in outcomes]
-    kept = table[read].reset_index(drop=True)
-    if not len(kept):
-        raise DataError(f"{dataset}: no row of {rows} is left; check the files below {root}")
-    metrics: dict[str, Any] = {
-        "rows": rows,
-        "kept": len(kept),
-        "short_reports": 0 if short is None else int(short.sum()),
-        "unreadable": dict(sorted(Counter(reason for _, reason in faults).items())),
-    }
-    details: dict[str, Any] = {"raw": _raw_digest(outcomes), "images": [len(kept), side, side]}
-    if corpus:
-        tokens, shape = _write_reports(kept, params.shards.text, out)
-        metrics["tokens"], details["ids"] = tokens, shape
-        kept = kept.drop(columns="sentences")
-    write_table(kept, out / "table.parquet")
+        _check_inputs(dataset, params)
+        table["sentences"] = reports.captions(table, dataset)
+        table = table[table["sentences"].notna()].reset_index(drop=True)
+    items = _items(table, root)
+    scaled = params.shards.decode == "scaled"
+    shapes: dict[str, tuple[int, ...]] = {"images": (side, side)}
+    if _masked(table):
+        shapes["masks"] = (side, -(-side // 8))
+    key = _key(manifest, root, side, scaled)
+    limit = params.manifest.max_unreadable
+    journal = Journal(building, key, shapes, dataset)
+
+    def missing() -> int:
+        return (len(items) - len(journal.outcomes)) * journal.row_bytes + len(items) * ROW
+
+    with disk(dataset, building, missing), journal:
+        first = journal.resume(lambda a, b: pool.states(items[a:b]))
+        if first:
+            log.info("%s: %d of %d images are done already", dataset, first, len(items))
+        check_room(dataset, building, missing())
+        parts = pool.chunks(items, first, side, scaled, threads, dataset)
+        for chunk in track(parts, "images", -(-(len(items) - first) // pool.ROWS)):
+            journal.add(chunk)
+            if journal.faults > limit * rows:  # do not read on for hours
+                break
+        faults = _faults(table, journal.outcomes)
+        check_faults(dataset, faults, len(journal.outcomes), len(items), rows, limit)
+        journal.finish()
+        kept = _kept(table, journal.outcomes)
+        if not len(kept):
+            raise DataError(f"{dataset}: no row of {rows} is left; check the files below {root}")
+        metrics: Tree = {
+            "rows": rows,
+            "kept": len(kept),
+            "short_reports": rows - len(items),
+            "unreadable": dict(sorted(Counter(reason for _, reason in faults).items())),
+            "audit": audit.pixels(kept),
+        }
+        details: Tree = {"raw": _raw_digest(table["path"], journal.outcomes)}
+        details |= {name: [len(kept), *shape] for name, shape in shapes.items()}
+        if corpus:
+            text = params.shards.text
+            metrics["tokens"], facts = reports.write_reports(kept, text, journal.data)
+            details |= facts
+        stored = kept.drop(columns=[c for c in TEXT if c in kept.columns])
+        write_table(stored, journal.data / "table.parquet")
+        seal(journal.data)
+        publish(journal.data, folder)
     return metrics, details
 
 
-def check_faults(dataset: str, faults: list[tuple[int, str]], rows: int, limit: float) -> None:
+def check_faults(
+    dataset: str, faults: list[tuple[int, str]], done: int, items: int, rows: int, limit: float
+) -> None:
     """Log every fault; stop where they are too many.
 
+    Args:
+        dataset: its name.
+        faults: (source row, reason).
+        done: images that have been read.
+        items: images to read.
+        rows: all rows of the manifest.
+        limit: share of all rows that may be unreadable.
+
     Raises:
-        DataError: a larger share of the rows than `limit` is unreadable.
+        DataError: a larger share is.
     """
     for row, reason in faults:
         log.info("%s, source row %d: %s", dataset, row, reason)
     if faults:
         log.warning("%s: %d images left out, named in the log", dataset, len(faults))
     if len(faults) > limit * rows:
+        so_far = "" if done == items else f" ({done} read so far)"
         raise DataError(
-            f"{dataset}: {len(faults)} of {rows} images cannot be read, first source row "
+            f"{dataset}: {len(faults)} of {rows} images{so_far} cannot be read, first source row "
             f"{faults[0][0]}: {faults[0][1]}; mend the files or raise "
             f"manifest.max_unreadable = {limit}"
         )
 
 
-def process(item: Item, side: int) -> Outcome:
-    """Read, decode and resize one image and its mask.
+def publish(done: Path, folder: Path) -> None:
+    """Let a finished folder appear elsewhere in one step.
 
-    Args:
-        item: which.
-        side: S in px.
+    Its files are hard links, so that `done` still has all of them if the process is killed before
+    the record is written; on another disk they are copies.
     """
-    digest, size = "", 0
-    try:
-        content = read_bytes(item.path)
-        digest, size = hashlib.sha256(content).hexdigest(), len(content)
-        pixels = decode(content, item.path.suffix)
-        image, mask = square(pixels, side), None
-        if item.codes is not None:
-            mask = square(decode_rle(item.codes, *pixels.shape), side)
-    except UnreadableError as error:
-        return Outcome(sha256=digest, size=size, reason=str(error))
-    return Outcome(image, mask, digest, size)
+    for stale in folder.parent.glob(f".*.{folder.name}"):
+        shutil.rmtree(stale, ignore_errors=True)
+    with atomic_folder(folder) as temporary:
+        for file in sorted(done.iterdir()):
+            try:
+                os.link(file, temporary / file.name)
+            except OSError:
+                shutil.copyfile(file, temporary / file.name)
 
 
-class Writer:
-    """A .npy file of (N, S, S) uint8 whose N is known only at the end.
-
-    numpy leaves room in the header for the first axis to grow, so it is written again on closing.
-    """
-
-    def __init__(self, path: Path, side: int) -> None:
-        self._file: BinaryIO = path.open("wb")
-        self._side = side
-        self._count = 0
-        self._header()
-        self._start = self._file.tell()
-
-    def add(self, image: Grey) -> None:
-        """Append one (S, S) image."""
-        self._file.write(np.ascontiguousarray(image).tobytes())
-        self._count += 1
-
-    def close(self) -> None:
-        """Write the true length and close."""
-        self._file.seek(0)
-        self._header()
-        if self._file.tell() != self._start:
-            raise RuntimeError("the header of a .npy file changed its length")
-        self._file.close()
-
-    def _header(self) -> None:
-        shape = (self._count, self._side, self._side)
-        fields = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(self._file, fields)
+def _check_inputs(dataset: str, params: Params) -> None:
+    """Find a file that the reports need missing now, not once all images are decoded."""
+    for name, path in reports.inputs(params.shards.text).items():
+        if not path.is_file():
+            raise DataError(
+                f"{dataset}: {path}: no such file; the reports need it ({name}), see shards.text "
+                f"in params.yaml"
+            )
 
 
-def _store(
-    table: pd.DataFrame, root: Path, out: Path, side: int, masked: bool, threads: int
-) -> list[Outcome]:
-    """Write images.npy (and masks.npy); the outcomes, pixels dropped, in row order."""
-    images = Writer(out / "images.npy", side)
-    masks = Writer(out / "masks.npy", side) if masked else None
-    done: list[Outcome] = []
-    items = (
+def _items(table: pd.DataFrame, root: Path) -> list[Item]:
+    masked = _masked(table)
+    return [
         Item(root / path, tuple(codes if codes is not None else ()) if masked else None)
         for path, codes in zip(table["path"], table["rle"], strict=True)
+    ]
+
+
+def _masked(table: pd.DataFrame) -> bool:
+    return bool(table["rle"].notna().any())
+
+
+def _key(manifest: Path, root: Path, side: int, scaled: bool) -> str:
+    """Fingerprint of all that decides the arrays, the raw files' own states apart."""
+    return fingerprint(
+        {
+            "manifest": hashlib.sha256(manifest.read_bytes()).hexdigest(),
+            "root": os.fspath(root.resolve()),
+            "side": side,
+            "scaled": scaled,
+            "chunk": pool.ROWS,
+            "code": closure(MODULES),
+            "decoders": {name: metadata.version(name) for name in DECODERS},
+        }
     )
-    for outcome in track(_outcomes(items, side, threads), "images", len(table)):
-        if outcome.image is not None:
-            images.add(outcome.image)
-        if masks is not None and outcome.mask is not None:
-            masks.add(outcome.mask)
-        done.append(Outcome(sha256=outcome.sha256, size=outcome.size, reason=outcome.reason))
-    images.close()
-    if masks is not None:
-        masks.close()
-    return done
 
 
-def _outcomes(items: Iterator[Item], side: int, threads: int) -> Iterator[Outcome]:
-    work = partial(process, side=side)
-    if threads == 1:
-        yield from map(work, items)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        while chunk := list(itertools.islice(items, CHUNK)):
-            yield from pool.map(work, chunk)
+def _faults(table: pd.DataFrame, outcomes: Sequence[Outcome]) -> list[tuple[int, str]]:
+    """(source row, reason) of rows without an image, of as many rows as are done."""
+    return [
+        (int(row), outcome.reason)
+        for row, outcome in zip(table["source_row"], outcomes, strict=False)
+        if outcome.reason
+    ]
 
 
-def _captions(table: pd.DataFrame, dataset: str) -> pd.Series:
-    """Sentences of each row's report, None where it is too short.
-
-    Raises:
-        DataError: no row has a report.
-    """
-    if not (table["impression"].notna() | table["findings"].notna()).any():
-        raise DataError(
-            f"{dataset}: the corpus has no reports; set pretrain.corpus to a dataset that does"
-        )
-    pairs = zip(table["impression"], table["findings"], strict=True)
-    texts = [text.caption(_text(i), _text(f)) for i, f in pairs]
-    return pd.Series(texts, dtype=object, index=table.index)
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _write_reports(
-    kept: pd.DataFrame, params: ShardText, out: Path
-) -> tuple[dict[str, int], list[int]]:
-    """Tokenise each study's report once; returns counts and the shape (R, L)."""
-    codes, studies = pd.factorize(kept["study"])
-    first = kept.drop_duplicates("study")
-    captions = list(first["sentences"])
-    if params.tokenizer == "phantom":
-        training = [c for c, s in zip(captions, first["split"], strict=True) if s == "train"]
-        wordpiece = tokenizer.train(training, params.vocab)
-    else:
-        wordpiece = tokenizer.load(tokenizer.VOCABULARY, params.vocab)
-    encoded = text.encode(
-        captions,
-        lambda word: list(wordpiece.encode(word, add_special_tokens=False).ids),
-        tokenizer.special(wordpiece),
-        mesh.headings(params.mesh),
-        params.length,
+def _kept(table: pd.DataFrame, outcomes: list[Outcome]) -> pd.DataFrame:
+    """Rows that have an image, and what was found in their files."""
+    found = table.assign(
+        sha256=[o.sha256 for o in outcomes],
+        pixels=[o.pixels for o in outcomes],
+        dhash=[o.dhash for o in outcomes],
     )
-    np.save(out / "report.npy", codes.astype(np.int64))
-    for name in ("ids", "word", "sentence", "mesh"):
-        np.save(out / f"{name}.npy", getattr(encoded, name))
-    (out / "vocab.json").write_text(wordpiece.to_str(pretty=True), encoding="utf-8")
-    counts = {
-        "reports": len(studies),
-        "vocabulary": int(wordpiece.get_vocab_size()),
-        "words": encoded.words,
-        "truncated": encoded.truncated,
-        "words_cut": encoded.words_cut,
-        "unknown_words": encoded.unknown,
-        "mesh_words": int(encoded.mesh.sum()),
-        "reports_without_mesh": int((~encoded.mesh.any(axis=1)).sum()),
-    }
-    return counts, list(encoded.ids.shape)
+    return found[[not o.reason for o in outcomes]].reset_index(drop=True)
 
 
-def _raw_digest(outcomes: list[Outcome]) -> dict[str, int | str]:
-    """Files read, their bytes, and a sha256 over their sorted sha256s."""
-    found = sorted(outcome.sha256 for outcome in outcomes if outcome.sha256)
+def _raw_digest(paths: pd.Series, outcomes: list[Outcome]) -> Tree:
+    """Files read, their bytes, and a sha256 over their sorted sha256s; a file counts once."""
+    files = {p: o for p, o in zip(paths, outcomes, strict=True) if o.sha256}
+    found = sorted(outcome.sha256 for outcome in files.values())
     joined = "".join(f"{digest}\n" for digest in found)
     return {
         "files": len(found),
-        "bytes": sum(outcome.size for outcome in outcomes),
+        "bytes": sum(outcome.size for outcome in files.values()),
         "sha256": hashlib.sha256(joined.encode()).hexdigest(),
     }

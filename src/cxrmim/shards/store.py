@@ -1,7 +1,19 @@
-"""Reading a dataset's shards; numpy and pandas only, so that any stop can afford it."""
+"""Reading a dataset's shards; numpy and pandas only, so that any stop can afford it.
 
+The arrays are plain .npy files. All rows have one shape and are read in random order: a memory map
+gives a row, or any crop of it, at the price of touching its pages, shared by all workers of a
+machine, without a copy, a server or an index. The same reads from WebDataset need a shuffle buffer
+(its tar files are for streaming), from LMDB a key a record and a map size guessed in advance, from
+zarr or arrow a chunk or a record batch unpacked for each row; and each is one more dependency.
+What .npy lacks, a checksum and a safe way to grow, `checksums.json` and `journal` add. DVC keeps
+the files as they are.
+"""
+
+import hashlib
 import json
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +23,65 @@ import numpy.typing as npt
 import pandas as pd
 
 from cxrmim.errors import CheckError, DataError
+from cxrmim.shards.bits import unpack
 
 Array = npt.NDArray[Any]
 LABEL = "label_"
+CHECKSUMS = "checksums.json"
+BLOCK = 1 << 26  # bytes that share a checksum
+PIECE = 1 << 20  # bytes read at a time
+READERS = 8  # threads that verify
+
+
+class Masks:
+    """Masks kept as bits, read like a (N, S, S) uint8 array whose foreground is 255.
+
+    Args:
+        bits: (N, S, ceil(S / 8)) uint8, a memory map.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, bits: Array) -> None:
+        self._bits = bits
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(N, S, S)."""
+        return len(self._bits), self._bits.shape[1], self._bits.shape[1]
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self._bits)
+
+    def __getitem__(self, rows: int | np.integer[Any] | slice | Sequence[int] | Array) -> Array:
+        """(S, S) mask of a row, (n, S, S) masks of rows: a number, a slice or an index array."""
+        return unpack(self._bits[rows], self._bits.shape[1])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """All masks unpacked: 8 times the memory."""
+        found = unpack(np.asarray(self._bits), self._bits.shape[1])
+        return found if dtype is None else found.astype(dtype)
+
+
+@dataclass(frozen=True)
+class RawReports:
+    """Whole reports of a corpus, as memory maps; R reports, L tokens.
+
+    Attributes:
+        ids: (R, L) int32 WordPiece ids.
+        word: (R, L) int16 index of each token's word in its report, -1 for special tokens.
+        vocab: token -> id.
+    """
+
+    ids: Array
+    word: Array
+    vocab: dict[str, int]
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of WordPieces."""
+        return len(self.vocab)
 
 
 @dataclass(frozen=True)
@@ -48,35 +116,42 @@ class Shards:
         folder: where they lie.
         table: (N, .) manifest rows of the stored images, `sha256` of each raw file added.
         images: (N, S, S) uint8 memory map.
-        masks: (N, S, S) uint8 memory map, 255 = all of the pixel is foreground; None without masks.
+        masks: (N, S, S) uint8, 255 = at least half of the pixel is foreground; None without masks.
         report: (N,) int64 row of each image's report in `reports`; None unless a corpus.
-        reports: tokenised reports; None unless a corpus.
+        reports: tokenised captions; None unless a corpus.
+        raw: tokenised whole reports, rows as in `reports`; None unless stored.
     """
 
     folder: Path
     table: pd.DataFrame
     images: Array
-    masks: Array | None
+    masks: Masks | None
     report: Array | None
     reports: Reports | None
+    raw: RawReports | None = None
 
     @property
     def vocab_size(self) -> int:
         """Number of WordPieces of the reports, 0 without reports."""
         return 0 if self.reports is None else self.reports.vocab_size
 
-    def rows(self, split: str, percent: int = 100) -> npt.NDArray[np.int64]:
+    def rows(
+        self, split: str, percent: int = 100, seed: int | None = None
+    ) -> npt.NDArray[np.int64]:
         """Row numbers of a split, ascending.
 
         Args:
             split: train, valid or test.
             percent: label subset of the training rows: 1, 10 or 100.
+            seed: of a downstream run; its own subset if the manifest drew one for each seed.
         """
         keep = (self.table["split"] == split).to_numpy(dtype=bool)
         if percent != 100:
             if split != "train":
                 raise ValueError(f"only the training split has a {percent} % subset")
-            keep = keep & self.table[f"in_{percent}"].to_numpy(dtype=bool)
+            own = f"in_{percent}_s{seed}"
+            column = own if own in self.table.columns else f"in_{percent}"
+            keep = keep & self.table[column].to_numpy(dtype=bool)
         return np.flatnonzero(keep).astype(np.int64)
 
     def labels(self, names: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -96,35 +171,122 @@ class Shards:
         return self.table[columns].to_numpy(dtype=np.float32)
 
 
-def open_shards(folder: Path) -> Shards:
+def open_shards(folder: Path, verify: bool = True) -> Shards:
     """Map a dataset's arrays.
 
     Args:
         folder: `paths.Paths.shards(dataset)`.
+        verify: whether to read every byte and hold it against `checksums.json`.
 
     Raises:
-        CheckError: a file is missing, or the arrays differ in length.
+        CheckError: a file is missing or has other bytes, or the arrays differ in length.
     """
     if not (folder / "table.parquet").is_file():
         raise CheckError(f"{folder}: no shards there; `dvc pull` or run `snakemake --cores all`")
+    if verify:
+        check(folder)
     table = pd.read_parquet(folder / "table.parquet")
     images = _map(folder, "images")
-    masks, report = _optional(folder, "masks"), _optional(folder, "report")
-    for name, array in (("images", images), ("masks", masks), ("report", report)):
+    bits, report = _optional(folder, "masks"), _optional(folder, "report")
+    for name, array in (("images", images), ("masks", bits), ("report", report)):
         if array is not None and len(array) != len(table):
             raise CheckError(
                 f"{folder}: {name}.npy has {len(array)} rows, table.parquet {len(table)}; "
                 f"remake the shards"
             )
-    return Shards(folder, table, images, masks, report, _reports(folder, report is not None))
+    masks = None if bits is None else Masks(bits)
+    reports = None if report is None else _reports(folder)
+    return Shards(folder, table, images, masks, report, reports, _raw(folder))
 
 
-def _reports(folder: Path, has: bool) -> Reports | None:
-    if not has:
-        return None
+def seal(folder: Path) -> None:
+    """Write `checksums.json`: the sha256 of every block of every file in a folder."""
+    files = {p.name: p for p in sorted(folder.iterdir()) if p.name != CHECKSUMS}
+    blocks = [(name, i) for name, path in files.items() for i in range(_blocks(path))]
+    found: dict[str, list[str]] = {name: [] for name in files}
+    for (name, _), digest in zip(blocks, _digests(folder, blocks), strict=True):
+        found[name].append(digest)
+    tree = {
+        "block": BLOCK,
+        "files": {
+            name: {"bytes": files[name].stat().st_size, "sha256": digests}
+            for name, digests in found.items()
+        },
+    }
+    text = json.dumps(tree, indent=1, sort_keys=True) + "\n"
+    (folder / CHECKSUMS).write_text(text, encoding="utf-8")
+
+
+def check(folder: Path) -> None:
+    """Hold every file of a folder against its `checksums.json`.
+
+    Raises:
+        CheckError: naming the first file, and block, that is not what was written.
+    """
+    remake = "`dvc pull` it again or remake the shards"
+    try:
+        tree = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        files = {name: (int(e["bytes"]), list(e["sha256"])) for name, e in tree["files"].items()}
+        block = int(tree["block"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise CheckError(f"{folder / CHECKSUMS}: missing or damaged; {remake}") from None
+    if block != BLOCK:
+        raise CheckError(f"{folder / CHECKSUMS}: blocks of {block} bytes, not {BLOCK}; {remake}")
+    for name, (size, _) in files.items():
+        path = folder / name
+        found = path.stat().st_size if path.is_file() else None
+        if found != size:
+            state = "not there" if found is None else f"{found} bytes"
+            raise CheckError(f"{path}: {state}, {size} bytes were written; {remake}")
+    blocks = [(name, i) for name, (_, digests) in files.items() for i in range(len(digests))]
+    for (name, i), digest in zip(blocks, _digests(folder, blocks), strict=True):
+        if digest != files[name][1][i]:
+            raise CheckError(
+                f"{folder / name}: block {i} (bytes {i * BLOCK} to {(i + 1) * BLOCK}) has another "
+                f"checksum than when it was written; {remake}"
+            )
+
+
+def _blocks(path: Path) -> int:
+    return -(-path.stat().st_size // BLOCK)
+
+
+def _digests(folder: Path, blocks: Sequence[tuple[str, int]]) -> list[str]:
+    """sha256 of blocks, read by threads."""
+
+    def digest(at: tuple[str, int]) -> str:
+        name, number = at
+        found, left = hashlib.sha256(), BLOCK
+        with (folder / name).open("rb", buffering=0) as file:
+            file.seek(number * BLOCK)
+            while left and (piece := file.read(min(PIECE, left))):
+                found.update(piece)
+                left -= len(piece)
+        return found.hexdigest()
+
+    with ThreadPoolExecutor(min(READERS, len(os.sched_getaffinity(0)))) as pool:
+        return list(pool.map(digest, blocks))
+
+
+def _reports(folder: Path) -> Reports:
     ids, word, sentence, mesh = (_map(folder, n) for n in ("ids", "word", "sentence", "mesh"))
-    tokenizer = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-    return Reports(ids, word, sentence, mesh, tokenizer["model"]["vocab"])
+    return Reports(ids, word, sentence, mesh, _vocab(folder, "vocab"))
+
+
+def _raw(folder: Path) -> RawReports | None:
+    if not (folder / "raw_ids.npy").is_file():
+        return None
+    ids, word = _map(folder, "raw_ids"), _map(folder, "raw_word")
+    return RawReports(ids, word, _vocab(folder, "raw_vocab"))
+
+
+def _vocab(folder: Path, name: str) -> dict[str, int]:
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        raise CheckError(f"{path}: not there; `dvc pull` it or run `snakemake --cores all`")
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    found: dict[str, int] = tree["model"]["vocab"]
+    return found
 
 
 def _optional(folder: Path, name: str) -> Array | None:
