@@ -47,5 +47,5 @@ lint: install ## formatters, in place
 	$(BIN)/snakefmt Snakefile workflow
 
 clean: ## remove what runs wrote and git does not track (results in git stay)
-	rm -rf .snakemake results/*/phantom
+	rm -rf .snakemake results/*/phantom results/*/building
 	find results -path '*/artifacts/*' -type f ! -name '*.dvc' ! -name .gitignore -delete

@@ -17,7 +17,10 @@ shell.prefix(f"set -euo pipefail; PYTHON={shlex.quote(sys.executable)}; ")
 
 
 wildcard_constraints:
-    dataset="|".join(plan.datasets) or "none",
+    root="|".join(plan.roots) or "none",
+    dataset="|".join([*plan.datasets, *plan.audited]) or "none",
+    stored="|".join(plan.datasets) or "none",
+    audited="|".join(plan.audited) or "none",
     checkpoint="|".join(plan.checkpoints) or "none",
 
 

@@ -94,6 +94,16 @@ def test_the_place_named_is_the_one_that_decides(tree, write_params):
         params.load(write_params(tree), "demo")
 
 
+def test_the_stored_side_is_what_the_methods_ask_for(tree, write_params):
+    paper = params.load(write_params(tree), "paper")
+    assert paper.side("mimic") == 512, "MRM and CMITM stage 1 restore 448 px"
+    assert paper.side("chexpert") == paper.side("chexpert-cmitm") == 256
+    tree["grid"] = {"medim_table2": tree["grid"]["medim_table2"]}
+    assert params.load(write_params(tree), "paper").side("mimic") == 256
+    tree["shards"]["side"] = 600
+    assert params.load(write_params(tree), "paper").side("mimic") == 600
+
+
 def test_upsampling_is_refused(tree, write_params):
     tree["scales"]["demo"]["shards"]["side"] = 96
     with pytest.raises(ParamsError, match=r"larger than shards\.side"):
@@ -290,11 +300,39 @@ SHARED = {
     "shards.text.vocab": 28996,
     "seeds.pretrain": [0],
     "seeds.downstream": [0, 1, 2],
-    "manifest.datasets.mimic.train": 0.8,
+    # The data rows of the ledger (protocols.md section 4).
+    "manifest.datasets.mimic.split": "fractions",
+    "manifest.datasets.mimic.fractions": [0.8, 0.0, 0.2],
     "manifest.datasets.mimic.unit": "patient",
     "manifest.datasets.mimic.views": "frontal",
-    "manifest.datasets.siim.fractions": [0.7, 0.15, 0.15],
+    "manifest.datasets.mimic.fallback": "none",
+    "manifest.datasets.mimic.overrides": "keep",
+    "manifest.datasets.chexpert.split": "official500",
+    "manifest.datasets.chexpert.views": "frontal",
+    "manifest.datasets.chexpert.release": "small",
+    "manifest.datasets.chexpert.held_out": 5000,
+    "manifest.entries.chexpert-cmitm.set.split": "valid_as_test",
+    "manifest.entries.chexpert-cmitm.set.views": "all",
+    "manifest.datasets.covidx.split": "pooled",
+    "manifest.datasets.covidx.list": "CXR-3A",
+    "manifest.datasets.covidx.unit": "patient",
     "manifest.datasets.covidx.fractions": [0.8, 0.1, 0.1],
+    "manifest.entries.covidx-cmitm.set.split": "official",
+    "manifest.datasets.siim.split": "fractions",
+    "manifest.datasets.siim.fractions": [0.7, 0.15, 0.15],
+    "manifest.datasets.siim.unit": "image",
+    "manifest.datasets.siim.release": "reissue",
+    "manifest.datasets.siim.balance": True,
+    "manifest.datasets.nih.split": "mrm",
+    "manifest.datasets.nih.labels": "list",
+    "manifest.datasets.rsna.split": "mrm",
+    "manifest.datasets.rsna.negative": "all",
+    "manifest.subset.reseed": False,
+    "manifest.subset.nested": True,
+    "shards.text.mesh.source": "radiology",
+    "shards.text.mesh.trees": ["A", "C", "E"],
+    "shards.text.raw.length": 100,
+    "shards.text.raw.vocab": 30000,
     "downstream.probe.lr": 5e-4,
     "downstream.probe.weight_decay": 1e-6,
     "downstream.probe.batch": 48,

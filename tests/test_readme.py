@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 
 import pytest
 
@@ -22,3 +23,48 @@ def test_the_probe_numbers_are_those_of_the_trend(repo, entry):
     assert len(cells) == 3
     for cell in cells:
         assert f"{float(cell['ours_mean']):.2f} ± {float(cell['ours_sd']):.2f}" in line
+
+
+@pytest.mark.parametrize("method", ["mgca", "medim"])
+def test_the_retrieval_multiples_are_those_of_the_trend(repo, method):
+    text = (repo / "README.md").read_text(encoding="utf-8")
+    line = next(ln for ln in text.splitlines() if ln.startswith(f"| {NAMES[method]} |"))
+    found = {
+        row["row"]: float(row["multiple"])
+        for row in rows(repo, "trend_retrieval")
+        if row["column"] == "i2t_r10"
+    }
+    printed = [float(number) for number in re.findall(r"([0-9.]+)x", line)]
+    # The csv has two decimals, so its own rounding may move the one printed here.
+    assert printed == pytest.approx([found[method], found[f"{method}-shuffled"]], abs=0.051)
+
+
+LEAKS = {
+    "| CheXpert | MGCA's code": ("chexpert", "mgca, all views", "images"),
+    "| | ours, by patient | 218": ("chexpert", "valid_as_test, all views", "images"),
+    "| SIIM-ACR | MGCA's": ("siim", "mgca", "images"),
+    "| | ours, by image |": ("siim", "fractions, by image", "images"),
+    "| NIH | cut by image": ("nih", "fractions, by image", "patients"),
+    "| | ours, by patient | 78": ("nih", "fractions, by patient", "patients"),
+}
+
+
+@pytest.mark.parametrize("start", LEAKS)
+def test_the_leaks_are_those_computed_on_the_public_tables(repo, start):
+    text = (repo / "README.md").read_text(encoding="utf-8")
+    line = next(ln for ln in text.splitlines() if ln.startswith(start))
+    with (repo / "results/public/leakage.csv").open(encoding="utf-8") as handle:
+        found = {
+            (row["measure"], row["where"]): row["value"]
+            for row in csv.DictReader(handle)
+            if (row["dataset"], row["rule"]) == LEAKS[start][:2]
+        }
+    sizes = [found.get(("size", split)) for split in ("train", "valid", "test")]
+    pairs = ("train-valid", "train-test", "valid-test")
+    shared = [found.get((LEAKS[start][2], pair)) for pair in pairs]
+    for values in (sizes, shared):
+        assert " / ".join(f"{int(v):,}" if v else "–" for v in values) in line
+    if LEAKS[start][:2] == ("siim", "mgca"):
+        cut, positive = (int(found[name, ""]) for name in ("cut_masks_test", "positive_test"))
+        assert f"{cut} of {positive} test masks" in line
+        assert f"{float(found['empty_prediction_dice', '']):.1f}" in line

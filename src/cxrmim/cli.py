@@ -11,7 +11,7 @@ from typing import Any
 from cxrmim import check, grid, job, params, pointers
 from cxrmim.errors import CheckError
 from cxrmim.params import Params
-from cxrmim.paths import Paths
+from cxrmim.paths import PUBLIC, Paths
 
 STOPS = {
     "phantom": "generate a dataset's radiographs and reports in its raw layout",
@@ -22,11 +22,13 @@ STOPS = {
     "report": "make tables, figures and the page from the records",
 }
 AUDITS = {
+    "doctor": "is this machine ready for the scale? what is missing, and where to get it",
     "grid": "list every pretraining and run of the grid, and what is pending",
     "trace": "follow a printed number back to runs, weights, data and code",
     "check": "do records, params.yaml and artifacts agree? (exit status 4 if not)",
     "compare": "how this machine's numbers differ from the committed ones",
     "attest": "after a build: check, point DVC at the artifacts, remake the reports",
+    "audit": "the data audit of the scale; --public: of the released rules on real label tables",
 }
 
 
@@ -73,6 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     audits["attest"].add_argument(
         "--prune", action="store_true", help="remove what the present grid does not know"
+    )
+    audits["audit"].add_argument(
+        "--public",
+        action="store_true",
+        help="replay the released split rules on torchxrayvision's label tables (test extra)",
     )
     return out
 
@@ -169,7 +176,31 @@ def _attest(loaded: Params, args: argparse.Namespace) -> None:
     pointers.attest(loaded, say, prune=args.prune)
 
 
+def _doctor(loaded: Params, args: argparse.Namespace) -> None:
+    from cxrmim import doctor
+
+    del args
+    say(f"scale {loaded.scale}, {loaded.manifest.source} data")
+    findings = list(doctor.diagnose(loaded))
+    for line in doctor.report(findings):
+        say(line)
+    doctor.require(findings, loaded.scale)
+
+
+def _audit(loaded: Params, args: argparse.Namespace) -> None:
+    if args.public:
+        from cxrmim import public
+
+        public.main(PUBLIC, say)
+        return
+    from cxrmim.report import audit
+
+    sys.stdout.write(audit.to_markdown(audit.lines(loaded), loaded))
+
+
 COMMANDS = {
+    "doctor": _doctor,
+    "audit": _audit,
     "grid": _grid,
     "trace": _trace,
     "check": _check,

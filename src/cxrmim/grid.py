@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cxrmim import plugins
-from cxrmim.params import Block, Cells, Params
+from cxrmim.params import Params
+from cxrmim.schema import Block, Cells
 
 Tree = dict[str, Any]
 BASELINE = "baseline-"
@@ -159,8 +160,8 @@ def pending(params: Params, run: Run) -> str | None:
     """Why a run cannot be made yet, or None if it can."""
     if plugins.source("task", run.task) is None:
         return f"task {run.task} has no code yet"
-    if plugins.source("dataset", run.dataset) is None:
-        return f"dataset {run.dataset} has no reader yet"
+    if plugins.source("dataset", reader(params, run.dataset)) is None:
+        return f"dataset {reader(params, run.dataset)} has no reader yet"
     if run.baseline is not None:
         return None
     return pending_entry(params, entry_of(run.checkpoint).entry)
@@ -208,11 +209,36 @@ def jobs(params: Params) -> list[Job]:
     return [Job(key, tuple(group)) for key, group in groups.items()]
 
 
+def reader(params: Params, dataset: str) -> str:
+    """The dataset that an entry reads: its own name, or the one that it is another reading of."""
+    return params.reading(dataset)[0]
+
+
 def datasets(params: Params) -> list[str]:
-    """Datasets whose shards are needed, the pretraining corpus first."""
+    """Dataset entries that the grid names and that have a reader, the pretraining corpus first.
+
+    One whose task is still pending is prepared and audited all the same.
+    """
     found = dict.fromkeys([params.pretrain.corpus] if pretrainings(params) else [])
-    found |= dict.fromkeys(run.dataset for run in runs(params))
-    return list(found)
+    for block in params.grid.values():
+        found |= dict.fromkeys(cells.dataset for cells in block.cells)
+    return [name for name in found if plugins.source("dataset", reader(params, name))]
+
+
+def roots(params: Params) -> list[str]:
+    """Datasets whose raw files are read, each once however many entries read it."""
+    return list(dict.fromkeys(reader(params, name) for name in datasets(params)))
+
+
+def audited(params: Params) -> list[str]:
+    """Entries that are read for the audit alone: split rules of the official code."""
+    available = params.manifest.source == "phantom" or params.manifest.lists is not None
+    used = datasets(params)
+    return [
+        name
+        for name, entry in params.manifest.entries.items()
+        if entry.audit and entry.dataset in used and (available or not entry.lists)
+    ]
 
 
 def config(params: Params, kind: str, unit: str) -> Tree:
@@ -233,15 +259,21 @@ def config(params: Params, kind: str, unit: str) -> Tree:
         }
     if kind == "manifest":
         manifest = params.manifest
+        dataset, options = params.reading(unit)
         return {
             "source": manifest.source,
+            "dataset": dataset,
             "max_unreadable": manifest.max_unreadable,
             "subset": manifest.subset.model_dump(mode="json"),
-            "options": manifest.datasets[unit],
+            "seeds": params.seeds.downstream if manifest.subset.reseed else [],
+            "options": options,
         }
     if kind == "shards":
+        if unit in audited(params):
+            return {"audit": True}
         tree: Tree = {
-            "side": params.shards.side,
+            "side": params.side(unit),
+            "decode": params.shards.decode,
             "max_unreadable": params.manifest.max_unreadable,
         }
         if unit == params.pretrain.corpus:
@@ -278,8 +310,10 @@ def code(params: Params, kind: str, unit: str) -> list[str]:
     if kind == "phantom":
         return [f"cxrmim.phantom.layouts.{unit}"]
     if kind == "manifest":
-        return ["cxrmim.manifest.build", f"cxrmim.manifest.datasets.{unit}"]
+        return ["cxrmim.manifest.build", f"cxrmim.manifest.datasets.{reader(params, unit)}"]
     if kind == "shards":
+        if unit in audited(params):
+            return ["cxrmim.shards.audit"]
         return ["cxrmim.shards.build"]
     if kind == "pretrain":
         method = params.pretraining(entry_of(unit).entry)[0]
@@ -293,9 +327,10 @@ def code(params: Params, kind: str, unit: str) -> list[str]:
 def parents(params: Params, kind: str, unit: str) -> list[tuple[str, str]]:
     """(kind, unit) of the records that a unit of work builds on."""
     if kind == "manifest":
-        return [("phantom", unit)] if params.manifest.source == "phantom" else []
+        return [("phantom", reader(params, unit))] if params.manifest.source == "phantom" else []
     if kind == "shards":
-        return [("manifest", unit)]
+        found = [("manifest", unit)]
+        return [*found, ("shards", reader(params, unit))] if unit in audited(params) else found
     if kind == "pretrain":
         item = entry_of(unit)
         init = params.pretraining(item.entry)[1].init
@@ -312,11 +347,11 @@ def parents(params: Params, kind: str, unit: str) -> list[tuple[str, str]]:
 
 def units(params: Params) -> Iterator[tuple[str, str]]:
     """(kind, unit) of everything that has a record, upstream first."""
-    for dataset in datasets(params):
-        if params.manifest.source == "phantom":
+    if params.manifest.source == "phantom":
+        for dataset in roots(params):
             yield "phantom", dataset
     for kind in ("manifest", "shards"):
-        for dataset in datasets(params):
+        for dataset in [*datasets(params), *audited(params)]:
             yield kind, dataset
     for item in pretrainings(params):
         yield "pretrain", item.checkpoint

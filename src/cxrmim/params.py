@@ -9,226 +9,32 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from cxrmim import explain, plugins
 from cxrmim.errors import ParamsError
 from cxrmim.plugins import Strict
+from cxrmim.schema import (
+    FRAME,
+    Block,
+    DownstreamParams,
+    ManifestParams,
+    Method,
+    Name,
+    PhantomParams,
+    PretrainParams,
+    ReportParams,
+    Scale,
+    Seeds,
+    ShardsParams,
+    Threads,
+)
 
 Tree = dict[str, Any]
 T = TypeVar("T", bound=Strict)
-Scale = Literal["demo", "trend", "phantom", "paper"]
-Unit = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
-Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
-Grey = Annotated[float, Field(gt=0, lt=1)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
-
-
-class Seeds(Strict):
-    """Seeds of pretraining and of downstream runs."""
-
-    pretrain: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-    downstream: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-
-
-class Threads(Strict):
-    """CPU threads of a job, by stop."""
-
-    phantom: Positive
-    manifest: Positive
-    shards: Positive
-    pretrain: Positive
-    downstream: Positive
-    report: Positive
-
-
-class PhantomParams(Strict):
-    """Generated data: `raster` is the long side in px, `patients` counts per dataset."""
-
-    seed: Annotated[int, Field(ge=0)]
-    raster: Annotated[int, Field(ge=32, le=2048)]
-    difficulty: Literal["easy", "mid", "hard"]
-    patients: dict[Name, Positive]
-
-
-class Subset(Strict):
-    """How the 1 % and 10 % label subsets are drawn."""
-
-    nested: bool
-    reseed: Literal[False]
-    seed: Annotated[int, Field(ge=0)]
-    min_positives: Annotated[int, Field(ge=0)]
-
-
-class ManifestParams(Strict):
-    """Raw data: whose it is, where it lies, and each dataset's own options."""
-
-    source: Literal["real", "phantom"]
-    max_unreadable: Unit
-    roots: dict[Name, str | None]
-    subset: Subset
-    datasets: dict[Name, Tree]
-
-
-class ShardText(Strict):
-    """Tokenised reports: WordPiece vocabulary, tokens a caption, MeSH list."""
-
-    tokenizer: Literal["bioclinicalbert", "phantom"]
-    vocab: Annotated[int, Field(ge=100)]
-    length: Annotated[int, Field(ge=8, le=512)]
-    mesh: Literal["radiology"]
-
-
-class ShardsParams(Strict):
-    """Stored arrays: `side` is the side of the square uint8 images in px."""
-
-    side: Annotated[int, Field(ge=16)]
-    text: ShardText
-
-
-class Vit(Strict):
-    """Vision transformer dimensions (timm), and how untrained weights are drawn."""
-
-    patch: Positive
-    width: Positive
-    depth: Positive
-    heads: Positive
-    mlp: Annotated[float, Field(gt=0)]
-    init: Literal["normal", "xavier"] = "normal"
-
-
-class TextModel(Strict):
-    """BERT dimensions (transformers) and the ledger's switches of the text encoder."""
-
-    layers: Positive
-    width: Positive
-    heads: Positive
-    mlp: Positive
-    dropout: Unit
-    positions: Literal["normal", "zero"]
-    attn_shift: Literal["none", "released"]
-
-
-class Optim(Strict):
-    """Optimiser; `clip` limits the gradient norm (0: none), `decay_1d` decays 1-D weights too."""
-
-    name: Literal["adamw", "adam"]
-    lr: Annotated[float, Field(gt=0)]
-    betas: Betas
-    weight_decay: Annotated[float, Field(ge=0)]
-    decay_1d: bool
-    clip: Annotated[float, Field(ge=0)]
-
-
-class Schedule(Strict):
-    """Learning rate: linear warm-up over a share of all steps, then cosine to `end`."""
-
-    name: Literal["cosine", "plateau"] = "cosine"
-    warmup: Unit
-    start: Annotated[float, Field(ge=0)]
-    end: Annotated[float, Field(ge=0)]
-    factor: Unit = 0.5
-    patience: Positive = 5
-
-
-class Augment(Strict):
-    """Image augmentation of a pretraining; sizes in px at the input scale."""
-
-    resize: Positive
-    crop: Literal["random", "resized", "centre"]
-    area: tuple[Unit, Unit] = (1.0, 1.0)
-    flip: Unit = 0.0
-    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    jitter_p: Unit = 0.0
-    grey_p: Unit = 0.0
-    blur: tuple[float, float] = (0.1, 2.0)
-    blur_p: Unit = 0.0
-    mean: Grey
-    std: Grey
-
-
-class Method(Strict):
-    """A pretraining method as resolved for one entry."""
-
-    papers: list[Literal["medim", "cmitm"]] = ["medim", "cmitm"]
-    base: Name | None = None
-    trains: bool = True
-    init: str = "none"
-    shuffle_pairs: bool = False
-    batch: Positive = 1
-    epochs: Positive = 1
-    optim: Optim | None = None
-    schedule: Schedule | None = None
-    augment: Augment | None = None
-    options: Tree = {}
-
-
-class Entry(Strict):
-    """A variant of a method, or another name for an entry that is already there."""
-
-    method: Name | None = None
-    alias: Name | None = None
-    set: Tree = {}
-
-
-class PretrainParams(Strict):
-    """The pretraining stop: shared encoder dimensions, methods and their variants."""
-
-    corpus: Name
-    device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["fp32", "bf16"]
-    image: Annotated[int, Field(ge=16)]
-    vit: Vit
-    text: TextModel
-    methods: dict[Name, Tree]
-    entries: dict[Name, Entry]
-
-
-class DownstreamParams(Strict):
-    """The downstream stop: how the grid is cut into jobs, and each task's options."""
-
-    cut: Literal["fraction", "checkpoint"]
-    bootstrap: Positive
-    baselines: dict[Name, list[Name]]
-    probe: Tree
-    segment: Tree
-    retrieve: Tree
-    finetune: Tree
-    attend: Tree
-
-
-FRAME = {"cut", "bootstrap", "baselines"}  # what of `downstream` is not a task
-
-
-class ReportParams(Strict):
-    """The report stop."""
-
-    site_images: bool
-
-
-class Cells(Strict):
-    """Table columns that share a dataset and a task.
-
-    `percents` are shares of the training labels; `seeded` says that a run draws random numbers, so
-    that it is repeated over the downstream seeds.
-    """
-
-    dataset: Name
-    task: Name
-    percents: list[Literal[1, 10, 100]]
-    seeded: bool = True
-
-
-class Block(Strict):
-    """What one table or figure needs: its rows are entries, or all methods of a paper."""
-
-    paper: Literal["medim", "cmitm"] | None = None
-    rows: list[Name] | Literal["methods"]
-    cells: list[Cells]
 
 
 class Params(Strict):
@@ -245,6 +51,35 @@ class Params(Strict):
     downstream: DownstreamParams
     report: ReportParams
     grid: dict[Name, Block]
+
+    def reading(self, dataset: str) -> tuple[str, Tree]:
+        """Resolve a dataset entry to its reader's name and options.
+
+        Raises:
+            ParamsError: the entry, or the dataset that it reads, does not exist.
+        """
+        manifest = self.manifest
+        entry = manifest.entries.get(dataset)
+        reader = dataset if entry is None else entry.dataset
+        if reader not in manifest.datasets:
+            known = [*manifest.datasets, *manifest.entries]
+            raise ParamsError(explain.unknown("dataset", reader, known))
+        options = manifest.datasets[reader]
+        return reader, options if entry is None else merge(options, entry.set)
+
+    def side(self, dataset: str) -> int:
+        """Side of a dataset's stored images in px: what the scale's methods ask for."""
+        if dataset != self.pretrain.corpus:
+            return self.shards.side_downstream
+        if self.shards.side != "auto":
+            return self.shards.side
+        named = {
+            row for block in self.grid.values() for row in block.rows if block.rows != "methods"
+        }
+        if any(block.rows == "methods" for block in self.grid.values()):
+            named |= set(self.pretrain.methods)
+        found = [self.pretraining(entry)[1].augment for entry in named]
+        return max([a.resize for a in found if a], default=self.shards.side_downstream)
 
     def pretraining(self, entry: str) -> tuple[str, Method]:
         """Resolve an entry (aliases followed) to its method's name and parameters.
@@ -359,17 +194,18 @@ def _validate_plugins(params: Params) -> None:
         method, block = params.pretraining(entry)
         where = f"pretrain.methods.{method}.options"
         plugin_options("method", method, block.options, where)
-        if (
-            block.augment
-            and block.augment.resize > params.shards.side
-            and plugins.source("method", method)
-        ):
+        side = params.shards.side
+        coded = plugins.source("method", method)
+        if coded and block.augment and side != "auto" and block.augment.resize > side:
             raise ParamsError(
                 f"pretrain.methods.{method}.augment.resize = {block.augment.resize}: larger than "
-                f"shards.side = {params.shards.side}; nothing is ever upsampled, raise shards.side"
+                f"shards.side = {side}; nothing is ever upsampled, raise shards.side"
             )
     for dataset, tree in params.manifest.datasets.items():
         plugin_options("dataset", dataset, tree, f"manifest.datasets.{dataset}")
+    for dataset in params.manifest.entries:
+        reader, tree = params.reading(dataset)
+        plugin_options("dataset", reader, tree, f"manifest.entries.{dataset}.set")
     for task in set(DownstreamParams.model_fields) - FRAME:
         plugin_options("task", task, getattr(params.downstream, task), f"downstream.{task}")
     for name, table in params.grid.items():
@@ -380,8 +216,9 @@ def _validate_plugins(params: Params) -> None:
                     f"grid.{name}.rows: {explain.unknown('pretrain entry', row, known)}"
                 )
         for cells in table.cells:
-            if cells.dataset not in params.manifest.datasets:
-                known = list(params.manifest.datasets)
+            known = [*params.manifest.datasets, *params.manifest.entries]
+            other = params.manifest.entries.get(cells.dataset)
+            if cells.dataset not in known or (other and other.audit):
                 raise ParamsError(
                     f"grid.{name}: {explain.unknown('dataset', cells.dataset, known)}"
                 )

@@ -10,6 +10,9 @@ from pathlib import Path
 from cxrmim.errors import ParamsError
 from cxrmim.params import Params
 
+LISTS = "DatasetsSplits"
+PUBLIC = Path("results") / "public"  # what is computed on public tables, at no scale
+
 
 @dataclass(frozen=True)
 class Paths:
@@ -51,6 +54,10 @@ class Paths:
         """Folder of a dataset's arrays."""
         return self.artifacts / "shards" / dataset
 
+    def building(self, dataset: str) -> Path:
+        """Arrays of a dataset while they are made; what is done survives a kill."""
+        return self.results / "building" / dataset
+
     def checkpoint(self, checkpoint: str) -> Path:
         """Weights of a pretraining (safetensors)."""
         return self.artifacts / "checkpoints" / f"{checkpoint}.safetensors"
@@ -78,12 +85,33 @@ class Paths:
         return self.results / "tables" / "summary.json"
 
 
+def lists_root(params: Params, dataset: str) -> Path | None:
+    """Folder of the MRM repository's split lists, None if the user has set none.
+
+    The phantom writes a dataset's lists below its own root.
+
+    Raises:
+        ParamsError: the folder that is set does not exist.
+    """
+    if params.manifest.source == "phantom":
+        return raw_root(params, dataset) / LISTS
+    if params.manifest.lists is None:
+        return None
+    if not Path(params.manifest.lists).is_dir():
+        raise ParamsError(
+            f"params.yaml: manifest.lists = {params.manifest.lists!r}: no such folder; set it to "
+            f"the folder {LISTS} of the MRM repository"
+        )
+    return Path(params.manifest.lists)
+
+
 def raw_root(params: Params, dataset: str) -> Path:
     """Folder of a dataset's raw files: generated, or the one that the user set.
 
     Raises:
         ParamsError: the scale reads real data and the root is not set or no folder.
     """
+    dataset = params.reading(dataset)[0]
     if params.manifest.source == "phantom":
         return Paths(params.scale).phantom(dataset)
     root = params.manifest.roots.get(dataset)

@@ -46,22 +46,42 @@ class Plan:
         settings = fingerprint(grid.config(self.params, kind, unit))
         return fingerprint([settings, record.code_hash(self.params, kind, unit)])
 
+    @property
+    def roots(self) -> list[str]:
+        """Datasets whose raw files the scale reads."""
+        return grid.roots(self.params)
+
     @cached_property
-    def raw(self) -> dict[str, Any]:
+    def datasets(self) -> list[str]:
+        """Dataset entries that the scale prepares."""
+        return grid.datasets(self.params)
+
+    @cached_property
+    def audited(self) -> list[str]:
+        """Dataset entries that are read for the audit alone."""
+        return grid.audited(self.params)
+
+    def raw(self, dataset: str) -> list[Any]:
         """Inputs of a manifest: the generated files, or none (real data is no rule's output)."""
         from snakemake.io import ancient
 
         if self.params.manifest.source == "real":
-            return {}
-        return {
-            "record": self.paths.record("phantom", "{dataset}"),
-            "folder": ancient(self.paths.phantom("{dataset}")),
-        }
+            return []
+        reader = grid.reader(self.params, dataset)
+        return [self.paths.record("phantom", reader), ancient(self.paths.phantom(reader))]
 
-    @property
-    def datasets(self) -> list[str]:
-        """Datasets that the scale reads."""
-        return grid.datasets(self.params)
+    def stored(self, dataset: str) -> list[Any]:
+        """Record and folder of the shards that hold an audited entry's images."""
+        from snakemake.io import ancient
+
+        reader = grid.reader(self.params, dataset)
+        return [self.paths.record("shards", reader), ancient(self.paths.shards(reader))]
+
+    @cached_property
+    def data_records(self) -> list[Path]:
+        """Records of all manifests and shards: what the audit table is made of."""
+        names = [*self.datasets, *self.audited]
+        return [self.paths.record(kind, name) for kind in ("manifest", "shards") for name in names]
 
     @property
     def checkpoints(self) -> list[str]:
@@ -124,7 +144,8 @@ class Plan:
         sheet = [self.paths.figure("phantom_sheet", "png")]
         # Runs are named too: Snakemake does not miss a lost file between others that are there.
         runs = [path for job in self.jobs for path in job.outputs]
-        return [*report, *runs, *(sheet if self.params.manifest.source == "phantom" else [])]
+        drawn = sheet if self.params.manifest.source == "phantom" else []
+        return [*report, *runs, *self.data_records, *drawn]
 
     @cached_property
     def report_state(self) -> str:
@@ -170,8 +191,9 @@ def lay_out(config: Mapping[str, Any]) -> Plan:
         loaded = params.load(scale=config.get("scale"))
         out = Plan(loaded, Paths(loaded.scale))
         if loaded.manifest.source == "real":
-            for dataset in out.datasets:
+            for dataset in out.roots:
                 paths.raw_root(loaded, dataset)
+                paths.lists_root(loaded, dataset)
     except CxrmimError as error:
         raise WorkflowError(str(error)) from None
     return out

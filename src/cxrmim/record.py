@@ -25,7 +25,7 @@ from cxrmim import plugins
 from cxrmim.errors import CheckError, ParamsError
 from cxrmim.grid import code, config
 from cxrmim.params import Params, fingerprint
-from cxrmim.paths import Paths, atomic, raw_root
+from cxrmim.paths import Paths, atomic, lists_root, raw_root
 
 Tree = dict[str, Any]
 SCHEMA = 1
@@ -35,7 +35,7 @@ STARTED = time.time()
 PLUMBING = {
     "cxrmim",
     *(f"cxrmim.{m}" for m in ("cli", "errors", "explain", "grid", "job", "params", "paths")),
-    *(f"cxrmim.{m}" for m in ("plugins", "progress", "record")),
+    *(f"cxrmim.{m}" for m in ("plugins", "progress", "record", "schema")),
 }
 
 
@@ -182,15 +182,22 @@ def write(
 
 
 RAW = "raw:"
+LISTS = "lists"  # the MRM lists, which lie beside the roots
 
 
 def _input(params: Params, unit: str, path: Path) -> Tree:
     """An input's entry; a raw file is named below its root, which differs between machines."""
     name = path.as_posix()
-    if unit in params.manifest.datasets:
-        root = raw_root(params, unit)
-        if path.is_relative_to(root):
-            name = f"{RAW}{unit}/{path.relative_to(root).as_posix()}"
+    known = {**params.manifest.datasets, **params.manifest.entries}
+    if unit in known:
+        reader = params.reading(unit)[0]
+        for place, root in (
+            (reader, raw_root(params, reader)),
+            (LISTS, lists_root(params, reader)),
+        ):
+            if root is not None and path.is_relative_to(root):
+                name = f"{RAW}{place}/{path.relative_to(root).as_posix()}"
+                break
     return {"path": name, **digest(path)}
 
 
@@ -199,6 +206,8 @@ def locate(params: Params, name: str) -> Path | None:
     if not name.startswith(RAW):
         return Path(name)
     dataset, _, rest = name.removeprefix(RAW).partition("/")
+    if dataset == LISTS:
+        return None if params.manifest.lists is None else Path(params.manifest.lists) / rest
     try:
         return raw_root(params, dataset) / rest
     except ParamsError:

@@ -18,6 +18,7 @@ from cxrmim.downstream.contract import Bench
 from cxrmim.params import Params
 from cxrmim.paths import Paths
 from cxrmim.pretrain import weights
+from cxrmim.shards.store import seal
 
 ROOT = Path(__file__).parents[2]
 SIDE = 56
@@ -45,7 +46,7 @@ METHODS = yaml.safe_load((ROOT / "params.yaml").read_text())["pretrain"]["method
 EXTRA = {"medim": {"options": {"decoder": [16, 16, 8, 8]}}}
 SMALL = {
     "seeds": {"pretrain": [0], "downstream": [0, 1]},
-    "shards": {"side": SIDE},
+    "shards": {"side": SIDE, "side_downstream": SIDE},
     "pretrain": {
         "image": 48,
         "vit": {"width": 32, "depth": 2, "heads": 2},
@@ -159,12 +160,13 @@ def store(settings: Params, dataset: str, count: int) -> None:
         masks = np.zeros_like(images)
         masks[::3, 20:36, 16:40] = 255
         images[masks > 0] += 120
-        np.save(folder / "masks.npy", masks)
+        np.save(folder / "masks.npy", np.packbits(masks > 0, axis=-1))
         table["label_Pneumothorax"] = masks.any(axis=(1, 2)).astype(np.float32)
     if dataset == "mimic":
         reports(folder, count, rng)
     np.save(folder / "images.npy", images)
     table.to_parquet(folder / "table.parquet")
+    seal(folder)
     outputs = {p.stem: p for p in sorted(folder.iterdir())}
     record.write(settings, "shards", dataset, outputs=outputs)
 

@@ -17,7 +17,7 @@ from cxrmim import params as params_module
 from cxrmim import record
 from cxrmim.params import Params
 from cxrmim.paths import Paths
-from cxrmim.shards.store import Reports, Shards, open_shards
+from cxrmim.shards.store import Reports, Shards, open_shards, seal
 
 SIDE, LENGTH, VOCAB = 48, 24, 60
 CLS, SEP = 2, 3
@@ -61,6 +61,7 @@ def shrink(tree: dict[str, Any]) -> dict[str, Any]:
     small = tree["scales"]["demo"]
     small["shards"] = {
         "side": SIDE,
+        "side_downstream": SIDE,
         "text": {"tokenizer": "phantom", "vocab": 1000, "length": LENGTH},
     }
     pretrain = copy.deepcopy(small["pretrain"])
@@ -133,6 +134,7 @@ def write_shards(params: Params, count: int = 20) -> Shards:
     )
     table.to_parquet(folder / "table.parquet")
     (folder / "vocab.json").write_text(json.dumps({"model": {"vocab": written.vocab}}))
+    seal(folder)
     record.write(
         params,
         "shards",

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from cxrmim import grid, record
 from cxrmim.errors import CheckError, CxrmimError, DataError, ParamsError
-from cxrmim.params import Optim, Schedule
 from cxrmim.paths import Paths
 from cxrmim.pretrain import __main__ as stop
 from cxrmim.pretrain import loop, schedule, weights
+from cxrmim.schema import Optim, Schedule
 
 MEDIM = grid.Pretraining("medim", 0)
 

@@ -291,7 +291,7 @@ def test_one_step_at_demo_size(demo, make, entry):
     torch.manual_seed(0)
     method = weights.build_method(demo, entry, 700, 80)
     text = words.collate(make(8, length=80), np.arange(8)) if "text" in method.needs else None
-    side = demo.shards.side
+    side = demo.side("mimic")
     stored = torch.randint(0, 256, (8, side, side), dtype=torch.uint8)
     generator = torch.Generator().manual_seed(0)
     image = augment.train(stored, method.setup.augment, demo.pretrain.image, generator)

@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import BertConfig, BertModel
 
-from cxrmim.params import Augment, TextModel, Vit
 from cxrmim.pretrain.parts import augment, encoders, words
 from cxrmim.pretrain.parts.decoders import ConvDecoder, upsampled_conv
 from cxrmim.pretrain.parts.heads import Head
+from cxrmim.schema import Augment, TextModel, Vit
 from cxrmim.shards.store import Reports
 
 VIT = Vit(patch=8, width=16, depth=2, heads=2, mlp=4.0)

@@ -13,6 +13,7 @@ from cxrmim.paths import Paths
 
 UNREADABLE = {"covidx": "dataset covidx has no reader yet"}
 UNTRAINABLE = {"gloria", "mrm", "cmitm"}
+SIZES = {"train": 60, "valid": 5, "test": 15}
 HOSTILE = "<script>alert(1)</script>"
 WORDS = ["heart", "size", "normal", "no", "effusion", HOSTILE, "left", "$lung_base$", "clear"]
 
@@ -72,8 +73,38 @@ class World:
         self.path(run).parent.mkdir(parents=True, exist_ok=True)
         self.path(run).write_text(json.dumps(tree))
 
+    def write_data(self, kind: str, name: str, metrics: dict[str, Any], **details: Any) -> None:
+        tree = {
+            "schema": 1,
+            "kind": kind,
+            "id": name,
+            "scale": self.params.scale,
+            "source": self.params.manifest.source,
+            "metrics": metrics,
+            "details": details,
+        }
+        path = self.paths.record(kind, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(tree))
+
+    def fill_data(self) -> None:
+        """Manifest and shards records of every dataset entry: clean if used, leaky if replayed."""
+        for name in [*grid.datasets(self.params), *grid.audited(self.params)]:
+            leak = 7 * (name in grid.audited(self.params))
+            pairs = {"train-valid": leak, "train-test": 2 * leak, "valid-test": 0}
+            metrics = {
+                "flow": {"rows": 100, "view is lateral": 20, "kept": 80},
+                "audit": dict.fromkeys(("images", "studies", "patients"), pairs),
+                "splits": {s: {"images": n} for s, n in SIZES.items()},
+            }
+            flow = ["rows", "view is lateral", "kept"]
+            self.write_data("manifest", name, metrics, unit=None if leak else "patient", flow=flow)
+            found = {"pixels": pairs | {"inside": 3}, "similar": pairs}
+            self.write_data("shards", name, {"audit": found})
+
     def fill(self) -> None:
         """A record for every run that can be made; values grow with percent and seed."""
+        self.fill_data()
         for number, run in enumerate(grid.runs(self.params)):
             base = 0.4 + 0.1 * (number % 5) + 0.001 * run.percent + 0.01 * run.seed
             metrics = {"value": base, "metric": "made up", "n": 100}

@@ -22,7 +22,13 @@ def shrink(tree: dict[str, Any]) -> dict[str, Any]:
     """The demo's parameters at a size that a test can pay."""
     demo = tree["scales"]["demo"]
     demo["seeds"] = {"downstream": [0, 1]}
-    demo["phantom"]["patients"] = {"mimic": 60, "chexpert": 120, "siim": 60}
+    demo["phantom"]["patients"] = {
+        "mimic": 60,
+        "chexpert": 120,
+        "covidx": 60,
+        "siim": 60,
+        "nih": 60,
+    }
     demo["shards"]["text"]["vocab"] = 300
     for block in demo["pretrain"]["methods"].values():
         block["epochs"] = 1
@@ -33,12 +39,17 @@ def shrink(tree: dict[str, Any]) -> dict[str, Any]:
     demo["downstream"]["bootstrap"] = 20
     probe = {"dataset": "chexpert", "task": "probe", "percents": [10, 100]}
     segment = {"dataset": "siim", "task": "segment", "percents": [100]}
-    nowhere = {"dataset": "covidx", "task": "probe", "percents": [100]}
+    classes = {"dataset": "covidx", "task": "probe", "percents": [100]}
+    nowhere = {"dataset": "nih", "task": "finetune", "percents": [100]}
+    replayed = ("chexpert-mgca", "siim-mgca")
+    entries = tree["manifest"]["entries"]
+    for name in [n for n, e in entries.items() if e.get("audit") and n not in replayed]:
+        del entries[name]
     demo["grid"] = {
         "medim_table1": {
             "paper": "medim",
             "rows": ["random", "imagenet", "mae", "medim"],
-            "cells": [probe, segment, nowhere],
+            "cells": [probe, segment, classes, nowhere],
         },
         "medim_table2": tree["grid"]["medim_table2"] | {"rows": ["medim"]},
         "medim_figure2": tree["grid"]["medim_figure2"],

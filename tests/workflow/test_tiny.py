@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import pytest
@@ -111,11 +112,27 @@ def test_a_swapped_checkpoint_is_bad(built, tmp_path):
 def test_records_of_a_job_name_no_patient(built):
     import pandas as pd
 
-    manifest = pd.read_parquet(built.folder / "results/demo/artifacts/manifests/chexpert.parquet")
+    found = sorted(built.folder.glob("results/demo/artifacts/manifests/*.parquet"))
+    assert {path.stem for path in found} >= {"mimic", "chexpert", "covidx", "siim", "nih"}
     text = b"".join(built.files("records/**/*.json", "tables/*", "report/*").values())
-    for column in ("patient", "image"):
-        for value in manifest[column].astype(str).unique()[:50]:
-            assert value.encode() not in text
+    text += b"".join(built.files("artifacts/logs/**/*.log").values())
+    for path in found:
+        manifest = pd.read_parquet(path)
+        for column in ("patient", "study", "image", "path"):
+            names = manifest[column].astype(str).unique()
+            for value in [name for name in names if len(name) > 5][:50]:
+                assert value.encode() not in text, (path.stem, column)
+
+
+def test_the_audit_shows_what_released_rules_share_and_ours_do_not(built):
+    table = built.files("tables/*")["results/demo/tables/data_audit.csv"].decode()
+    shared: dict[str, int] = {}
+    for row in csv.DictReader(table.splitlines()):
+        if row["measure"] == "images":
+            shared[row["entry"]] = shared.get(row["entry"], 0) + int(row["count"])
+    assert shared["chexpert"] == shared["siim"] == shared["covidx"] == shared["nih"] == 0
+    assert shared["chexpert-mgca"] > 0
+    assert shared["siim-mgca"] > 0
 
 
 def test_the_cut_of_the_grid_changes_no_number(built, tmp_path):

@@ -3,7 +3,7 @@
 
 rule manifest:
     input:
-        **plan.raw,
+        lambda wildcards: plan.raw(wildcards.dataset),
     output:
         table=plan.paths.manifest("{dataset}"),
         record=plan.paths.record("manifest", "{dataset}"),

@@ -3,20 +3,20 @@
 
 rule phantom:
     output:
-        folder=directory(plan.paths.phantom("{dataset}")),
-        record=plan.paths.record("phantom", "{dataset}"),
+        folder=directory(plan.paths.phantom("{root}")),
+        record=plan.paths.record("phantom", "{root}"),
     log:
-        plan.paths.log("phantom", "{dataset}"),
+        plan.paths.log("phantom", "{root}"),
     conda:
         "../../environment.yml"
     threads: plan.params.threads.phantom
     params:
-        state=lambda wildcards: plan.state("phantom", wildcards.dataset),
+        state=lambda wildcards: plan.state("phantom", wildcards.root),
         options=plan.options,
     message:
-        "phantom: generate {wildcards.dataset}"
+        "phantom: generate {wildcards.root}"
     shell:
-        "$PYTHON -m cxrmim.phantom --dataset {wildcards.dataset}"
+        "$PYTHON -m cxrmim.phantom --dataset {wildcards.root}"
         " --threads {threads} {params.options}"
 
 

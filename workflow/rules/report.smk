@@ -4,6 +4,7 @@
 rule tables:
     input:
         plan.run_records,
+        plan.data_records,
     output:
         plan.report_outputs["tables"],
     log:
@@ -42,6 +43,7 @@ rule figures:
 rule page:
     input:
         plan.run_records,
+        plan.data_records,
         plan.report_outputs["tables"],
         plan.report_outputs["figures"],
     output:

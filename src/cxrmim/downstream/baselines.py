@@ -39,7 +39,7 @@ def predict(run: Run, bench: Bench) -> Result:
 def prior(run: Run, bench: Bench) -> Result:
     """Score every image with the log odds of each class among the training labels."""
     names, labels = bench.classes(run.dataset), bench.labels(run.dataset)
-    train = bench.rows(run.dataset, "train", run.percent)
+    train = bench.rows(run.dataset, "train", run.percent, run.seed)
     test = bench.rows(run.dataset, "test")
     score = np.tile(_log_odds(labels[train]), (len(test), 1))
     multiclass = bench.multiclass(run.dataset)
@@ -60,7 +60,7 @@ def pixels(run: Run, bench: Bench) -> Result:
 
     names, labels = bench.classes(run.dataset), bench.labels(run.dataset)
     splits = ("train", run.percent), ("valid", 100), ("test", 100)
-    rows = {split: bench.rows(run.dataset, split, percent) for split, percent in splits}
+    rows = {split: bench.rows(run.dataset, split, percent, run.seed) for split, percent in splits}
     images = bench.shards(run.dataset).images
     small = {split: shrink(images, at) for split, at in rows.items()}
     mean, std = small["train"].mean(axis=0), small["train"].std(axis=0)

@@ -14,6 +14,7 @@ It returns ``value`` (the main metric, in [0, 1]), ``metric`` (its name), ``n`` 
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,9 +24,9 @@ from numpy.typing import NDArray
 from cxrmim import plugins, record
 from cxrmim.downstream import rle
 from cxrmim.errors import DataError
-from cxrmim.params import Params
+from cxrmim.params import Params, plugin_options
 from cxrmim.paths import Paths
-from cxrmim.shards.store import Reports, Shards, open_shards
+from cxrmim.shards.store import Masks, Reports, Shards, open_shards
 
 if TYPE_CHECKING:
     import torch
@@ -83,8 +84,7 @@ class Bench:
         """
         if dataset not in self._shards:
             tree = record.read(self.paths.record("shards", dataset))
-            for name in tree["outputs"]:
-                record.verify(tree, name)
+            record.verify(tree, "checksums")  # of the other files, which opening holds to them
             self._shards[dataset] = open_shards(self.paths.shards(dataset))
         return self._shards[dataset]
 
@@ -148,7 +148,7 @@ class Bench:
             )
         return self._scenes[key]
 
-    def masks(self, dataset: str) -> NDArray[np.uint8]:
+    def masks(self, dataset: str) -> Masks:
         """(N, S, S) masks of a dataset, 255 where all of a pixel is foreground.
 
         Raises:
@@ -174,13 +174,13 @@ class Bench:
         """(N, K) labels 1/0/NaN of all images, columns in the order of `classes`."""
         return self.shards(dataset).labels(self.classes(dataset)).copy()
 
-    def rows(self, dataset: str, split: str, percent: int = 100) -> Rows:
-        """Row numbers of a split.
+    def rows(self, dataset: str, split: str, percent: int = 100, seed: int | None = None) -> Rows:
+        """Row numbers of a split; `seed` picks a run's own label subset where they are reseeded.
 
         Raises:
             DataError: it is empty.
         """
-        found = self.shards(dataset).rows(split, percent)
+        found = self.shards(dataset).rows(split, percent, seed)
         if found.size == 0:
             raise DataError(
                 f"{dataset}: no images in split {split} at {percent} % of the labels; "
@@ -194,12 +194,20 @@ class Bench:
 
     def classes(self, dataset: str) -> tuple[str, ...]:
         """Class names of a dataset, in the order of its reader."""
-        names: tuple[str, ...] = plugins.load("dataset", dataset).LABELS
-        return names
+        reader = self._reader(dataset)
+        decide = getattr(reader, "labels", None)
+        if decide is None:
+            names: tuple[str, ...] = reader.LABELS
+            return names
+        name, tree = self.params.reading(dataset)
+        return tuple(decide(plugin_options("dataset", name, tree, f"manifest.datasets.{name}")))
 
     def multiclass(self, dataset: str) -> bool:
         """Whether each image of a dataset has exactly one class."""
-        return bool(getattr(plugins.load("dataset", dataset), "MULTICLASS", False))
+        return bool(getattr(self._reader(dataset), "MULTICLASS", False))
+
+    def _reader(self, dataset: str) -> ModuleType:
+        return plugins.load("dataset", self.params.reading(dataset)[0])
 
 
 IDENTITY = ["image", "patient", "source_row"]

@@ -10,6 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from cxrmim.progress import track
+from cxrmim.shards.store import Masks
 
 BATCH = 128  # fixed, so that a row's last bits do not depend on the machine's memory
 View = Callable[[Tensor], Tensor]
@@ -50,7 +51,7 @@ def extract(
     return torch.cat(out).float()
 
 
-def views(images: NDArray[np.uint8], view: View, device: torch.device) -> Tensor:
+def views(images: NDArray[np.uint8] | Masks, view: View, device: torch.device) -> Tensor:
     """Transformed images of a dataset, for a task that reads them again and again.
 
     Args:
@@ -65,6 +66,8 @@ def views(images: NDArray[np.uint8], view: View, device: torch.device) -> Tensor
     return torch.cat([view(block(images, slice(i, i + BATCH), device)) for i in parts])
 
 
-def block(images: NDArray[Any], rows: slice | NDArray[np.int64], device: torch.device) -> Tensor:
+def block(
+    images: NDArray[Any] | Masks, rows: slice | NDArray[np.int64], device: torch.device
+) -> Tensor:
     """(b, S, S) rows of a stored array on the device."""
     return torch.from_numpy(np.array(images[rows])).to(device)

@@ -9,11 +9,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Generator, Tensor, nn
 
 from cxrmim.errors import CxrmimError
-from cxrmim.params import Augment, TextModel, Vit
 from cxrmim.plugins import Strict
 from cxrmim.pretrain.parts import augment as augmentation
 from cxrmim.pretrain.parts.decoders import ConvDecoder
 from cxrmim.pretrain.parts.words import Text
+from cxrmim.schema import Augment, TextModel, Vit
 
 
 class NoTextError(CxrmimError):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from cxrmim.errors import ParamsError
-from cxrmim.params import Optim, Schedule
+from cxrmim.schema import Optim, Schedule
 
 
 def learning_rate(step: int, steps: int, peak: float, schedule: Schedule) -> float:

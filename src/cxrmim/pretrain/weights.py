@@ -12,10 +12,11 @@ from torch import Tensor
 from cxrmim import grid, plugins, record
 from cxrmim import params as settings
 from cxrmim.errors import CheckError, CxrmimError, ParamsError
-from cxrmim.params import Augment, Params
+from cxrmim.params import Params
 from cxrmim.paths import Paths, atomic
 from cxrmim.pretrain.contract import Method, Setup
 from cxrmim.pretrain.parts.encoders import TextEncoder
+from cxrmim.schema import Augment
 
 NAMED = Path("weights")  # folder of published weights, below the working directory
 FILE = "model.safetensors"
@@ -60,7 +61,7 @@ def build_method(params: Params, entry: str, vocab: int, length: int) -> Method:
 
 def plain_augment(params: Params) -> Augment:
     """Evaluation transform of a method without augmentation: resize to 8/7 of the crop, centre."""
-    resize = min(round(params.pretrain.image * 8 / 7), params.shards.side)
+    resize = min(round(params.pretrain.image * 8 / 7), params.shards.side_downstream)
     return Augment(resize=resize, crop="centre", mean=0.5, std=0.5)
 
 

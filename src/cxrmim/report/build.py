@@ -6,9 +6,9 @@ from cxrmim import plugins
 from cxrmim.params import Params
 from cxrmim.paths import Paths, atomic
 from cxrmim.record import Tree, canonical
-from cxrmim.report import cells, render
+from cxrmim.report import audit, cells, render
 from cxrmim.report.cells import Records, Table
-from cxrmim.report.outputs import blocks, page
+from cxrmim.report.outputs import AUDIT, blocks, page
 
 
 def build_tables(params: Params) -> None:
@@ -17,14 +17,16 @@ def build_tables(params: Params) -> None:
     Nothing is written unless every table can be.
 
     Raises:
-        CheckError: a run that could be made has no usable record.
+        CheckError: a run that could be made, or a dataset, has no usable record.
     """
     paths = Paths(params.scale)
-    tables = all_tables(params, Records(params))
+    tables, audited = all_tables(params, Records(params)), audit.lines(params)
     for table in tables:
         _write(paths.table(table.id, "csv"), render.to_csv(table).encode())
         _write(paths.table(table.id, "md"), render.to_markdown(table, params).encode())
         _write(paths.table(table.id, "tex"), render.to_latex(table, params).encode())
+    _write(paths.table(AUDIT, "csv"), audit.to_csv(audited).encode())
+    _write(paths.table(AUDIT, "md"), audit.to_markdown(audited, params).encode())
     _write(paths.summary, canonical(summary(tables)))
 
 

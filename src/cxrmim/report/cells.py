@@ -233,7 +233,9 @@ def find(params: Params, address: str) -> Cell:
 
 def _plan(params: Params, block: str, layout: Layout) -> Table:
     """The table with its cells' runs and pending reasons, nothing read yet."""
-    columns = layout.columns(block, params.grid[block])
+    wanted = params.grid[block]
+    readers = {c.dataset: grid.reader(params, c.dataset) for c in wanted.cells}
+    columns = layout.columns(block, wanted, readers)
     names = dict(layout.names) | published.table(block).names
     entries = grid.rows(params, params.grid[block])
     printed = [e for e in published.table(block).names if e in entries]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cxrmim.errors import ParamsError
-from cxrmim.params import Block, Cells
+from cxrmim.schema import Block, Cells
 
 DATASETS = {
     "mimic": "MIMIC-CXR",
@@ -75,8 +75,13 @@ class Layout:
     decimals: int = 2
     multiple_of: str | None = None
 
-    def columns(self, block: str, grid: Block) -> tuple[Column, ...]:
+    def columns(self, block: str, grid: Block, readers: Mapping[str, str]) -> tuple[Column, ...]:
         """Columns of a block, in grid order.
+
+        Args:
+            block: its name.
+            grid: what it needs.
+            readers: the dataset that each of its dataset entries reads; it names the column.
 
         Raises:
             ParamsError: two columns would have one key.
@@ -85,9 +90,10 @@ class Layout:
         found: dict[str, Column] = {}
         for cells in grid.cells:
             for percent in cells.percents:
+                reader = readers[cells.dataset]
                 words = {
-                    "dataset": cells.dataset,
-                    "name": names.get(cells.dataset, cells.dataset),
+                    "dataset": reader,
+                    "name": names.get(reader, reader),
                     "percent": percent,
                 }
                 for measure in self.measures:

@@ -8,6 +8,7 @@ from cxrmim.paths import Paths
 
 PARTS = ("tables", "figures", "page")
 TABLE_SUFFIXES = ("csv", "md", "tex")
+AUDIT, AUDIT_SUFFIXES = "data_audit", ("csv", "md")
 FIGURE_SUFFIXES = ("svg", "png", "csv")
 
 
@@ -22,7 +23,7 @@ def outputs(params: Params) -> dict[str, list[Path]]:
     tables = [paths.table(t, s) for t in blocks(params, "table") for s in TABLE_SUFFIXES]
     figures = [paths.figure(f, s) for f in blocks(params, "figure") for s in FIGURE_SUFFIXES]
     return {
-        "tables": [*tables, paths.summary],
+        "tables": [*tables, *(paths.table(AUDIT, s) for s in AUDIT_SUFFIXES), paths.summary],
         "figures": figures,
         "page": [page(paths)],
     }

@@ -126,16 +126,16 @@ def to_markdown(table: Table, params: Params) -> str:
         "",
         layout.caption,
         "",
-        _pipes(heads),
-        _pipes(["---"] * (1 + len(layout.marks)) + ["---:"] * (len(table.columns) + 1), raw=True),
+        pipes(heads),
+        pipes(["---"] * (1 + len(layout.marks)) + ["---:"] * (len(table.columns) + 1), raw=True),
     ]
     for row in table.rows:
         texts = [_cell_markdown(table, cell, cell.address in best) for cell in row.cells]
-        name = f"*{_plain(row.name)}*" if row.baseline else _plain(row.name)
-        lines.append(_pipes([name, *row.marks, *texts, runs(row)], raw=True))
+        name = f"*{plain(row.name)}*" if row.baseline else plain(row.name)
+        lines.append(pipes([name, *row.marks, *texts, runs(row)], raw=True))
     lines += ["", LEGEND]
     for reason, count in table.reasons().items():
-        lines += ["", f"Pending ({count} {'cells' if count > 1 else 'cell'}): {_plain(reason)}."]
+        lines += ["", f"Pending ({count} {'cells' if count > 1 else 'cell'}): {plain(reason)}."]
     return "\n".join(lines) + "\n"
 
 
@@ -207,15 +207,16 @@ def _cell_latex(table: Table, cell: Cell, best: bool) -> str:
     )
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Escape text for a Markdown table."""
     for character in "\\*|<>`[]":
         text = text.replace(character, "\\" + character)
     return " ".join(text.replace("_", r"\_").split())
 
 
-def _pipes(texts: Sequence[str], raw: bool = False) -> str:
-    return "| " + " | ".join(t if raw else _plain(t) for t in texts) + " |"
+def pipes(texts: Sequence[str], raw: bool = False) -> str:
+    """A row of a Markdown table; `raw` texts are escaped already."""
+    return "| " + " | ".join(t if raw else plain(t) for t in texts) + " |"
 
 
 def _ampersands(texts: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cxrmim import grid, plugins
 from cxrmim.params import Params
-from cxrmim.report import cells, pairs, render
+from cxrmim.report import audit, cells, pairs, render
 from cxrmim.report.cells import Records, Table
 from cxrmim.report.layout import Layout
 from cxrmim.report.outputs import blocks
@@ -65,6 +65,8 @@ def render_page(params: Params, tables: list[Table], records: Records) -> str:
         phantom=params.manifest.source == "phantom",
         tables=[(table, table.best()) for table in tables],
         figures=figures,
+        audit=audit,
+        audited=audit.lines(params),
         legend=render.LEGEND,
         pending=_pending(tables, figures),
         unbuilt=[name for name in params.grid if not _has_plugin(name)],

@@ -53,7 +53,8 @@ def run(run: Run, bench: Bench) -> Result:
     multiclass = bench.multiclass(run.dataset)
     features = bench.features(run.checkpoint, run.dataset, options.pool)
     target = torch.from_numpy(labels).to(features.device)
-    train, valid = bench.rows(run.dataset, "train", run.percent), bench.rows(run.dataset, "valid")
+    train = bench.rows(run.dataset, "train", run.percent, run.seed)
+    valid = bench.rows(run.dataset, "valid")
     test = bench.rows(run.dataset, "test")
     head = linear.fit(
         (features[train], target[train]),

@@ -85,7 +85,7 @@ def run(run: Run, bench: Bench) -> Result:
         return images[at, None].expand(-1, 3, -1, -1), truth[at]
 
     train, valid, test = (
-        torch.from_numpy(bench.rows(run.dataset, split, percent))
+        torch.from_numpy(bench.rows(run.dataset, split, percent, run.seed))
         for split, percent in (("train", run.percent), ("valid", 100), ("test", 100))
     )
     random = generator(run, "segment/order")

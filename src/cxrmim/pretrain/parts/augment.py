@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from cxrmim.params import Augment
+from cxrmim.schema import Augment
 
 SHARPEST = 1e-3  # sigma in px below which a blur is the identity
 

@@ -14,9 +14,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from cxrmim.params import TextModel, Vit
 from cxrmim.pretrain.parts.precision import widen
 from cxrmim.pretrain.parts.words import PAD
+from cxrmim.schema import TextModel, Vit
 
 POSITIONS = 512  # rows of BERT's position table
 

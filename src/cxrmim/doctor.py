@@ -1,0 +1,270 @@
+"""`cxrmim doctor`: is this machine ready for a scale, and if not, what is missing and where from?
+
+Looks, never changes anything, and neither asks for nor stores credentials.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cxrmim import grid, paths, plugins
+from cxrmim.errors import DataError, ParamsError
+from cxrmim.manifest.about import About, Part
+from cxrmim.params import Params
+from cxrmim.paths import Paths
+
+State = Literal["ok", "note", "MISSING"]
+# Images that a core prepares a second at 256 px: benchmarks/results/shards_prepare.json, rounded
+# down. Above 320 px a JPEG can no longer be decoded at a quarter of its size.
+RATES = {"jpeg": 40.0, "png": 100.0, "dicom": 60.0, "phantom": 200.0}
+LARGE, SLOWER = 320, 0.5
+SPARE = 1.1  # free disk wanted over what the arrays need
+GIB = 2**30
+MRM = "https://github.com/RL4M/MRM-pytorch (folder DatasetsSplits)"
+WEIGHTS = {
+    "deit": "DeiT-B of facebookresearch/deit, as timm's deit_base_patch16_224",
+    "mae-imagenet": "mae_pretrain_vit_base.pth of facebookresearch/mae, timm's key layout",
+    "bioclinicalbert": "emilyalsentzer/Bio_ClinicalBERT: model.safetensors and vocab.txt",
+    "mrm": "mimic_wordpiece.json of RL4M/MRM-pytorch",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the diagnosis."""
+
+    topic: str
+    state: State
+    text: str
+
+
+def diagnose(params: Params) -> Iterator[Finding]:
+    """Everything that the scale needs, one finding each, missing things with their source."""
+    yield from _data(params)
+    yield from _lists(params)
+    yield from _room(params)
+    yield from _weights(params)
+    yield _gpu(params)
+
+
+def _data(params: Params) -> Iterator[Finding]:
+    if params.manifest.source == "phantom":
+        names = ", ".join(grid.roots(params))
+        yield Finding("data", "ok", f"phantom data ({names}) are generated; no root is needed")
+        return
+    for dataset in grid.roots(params):
+        about = about_of(dataset)
+        try:
+            root = paths.raw_root(params, dataset)
+        except ParamsError as error:
+            source = f"; get it from {about.source}" if about else ""
+            yield Finding("data", "MISSING", f"{str(error).removeprefix('params.yaml: ')}{source}")
+            continue
+        if about is None:
+            yield Finding("data", "note", f"{dataset}: {root} is there; its reader states no more")
+            continue
+        yield from _root(dataset, root, about)
+
+
+def about_of(dataset: str) -> About | None:
+    """What the dataset's reader says of it."""
+    if plugins.source("dataset", dataset) is None:
+        return None
+    found: About | None = getattr(plugins.load("dataset", dataset), "ABOUT", None)
+    return found
+
+
+def _root(dataset: str, root: Path, about: About) -> Iterator[Finding]:
+    for part in about.parts:
+        yield _part(dataset, root, part, about)
+    count = sum(_count(root / folder, about.suffixes) for folder in about.folders)
+    said = f"{dataset}: {count:,} image files below {root}, published {about.images:,}"
+    if not count:
+        yield Finding("data", "MISSING", f"{said}; get them from {about.source}")
+    elif count < about.images:
+        yield Finding("data", "note", f"{said}; what is missing is counted in the shards' record")
+    else:
+        yield Finding("data", "ok", said)
+
+
+def _part(dataset: str, root: Path, part: Part, about: About) -> Finding:
+    found = next(
+        (p for name in part.names for p in (root / name, root / f"{name}.gz") if p.exists()), None
+    )
+    if found is None:
+        wanted = " or ".join(part.names)
+        text = f"{dataset}: {part.what} ({wanted}) is not in {root}; get it from {about.source}"
+        return Finding("data", "MISSING", text)
+    if part.rows is None:
+        return Finding("data", "ok", f"{dataset}: {part.what}: {found.name}")
+    try:
+        rows = _rows(found)
+    except (OSError, EOFError, ValueError) as error:
+        text = f"{dataset}: {found}: cannot be read ({type(error).__name__}); download it again"
+        return Finding("data", "MISSING", text)
+    said = f"{dataset}: {part.what}: {found.name}, {rows:,} rows, published {part.rows:,}"
+    return Finding("data", "ok" if rows == part.rows else "note", said)
+
+
+def _rows(file: Path) -> int:
+    """Rows of a csv or csv.gz below its header."""
+    import pandas as pd
+
+    table: Any = pd.read_csv(file, usecols=[0], dtype=str, header=0, index_col=False)
+    return len(table)
+
+
+def _count(folder: Path, suffixes: tuple[str, ...]) -> int:
+    """Files below a folder that have one of the suffixes, without a look at each."""
+    if not folder.is_dir():
+        return 0
+    return sum(name.lower().endswith(suffixes) for _, _, names in os.walk(folder) for name in names)
+
+
+def _lists(params: Params) -> Iterator[Finding]:
+    wanting = [d for d in grid.datasets(params) if params.reading(d)[1].get("split") == "mrm"]
+    if params.manifest.source == "phantom" or not wanting:
+        return
+    names = ", ".join(wanting)
+    try:
+        root = paths.lists_root(params, wanting[0])
+    except ParamsError as error:
+        yield Finding("lists", "MISSING", str(error).removeprefix("params.yaml: "))
+        return
+    if root is None:
+        yield Finding(
+            "lists",
+            "MISSING",
+            f"manifest.lists is not set, and the splits of {names} are those of the MRM lists; set "
+            f"it to a copy of {MRM}, or choose another `split` for them",
+        )
+        return
+    yield Finding("lists", "ok", f"{root}: for {names}")
+
+
+def expected_bytes(params: Params, dataset: str) -> int | None:
+    """About how large a dataset's arrays become, None where nobody knows how many images it has."""
+    if params.manifest.source == "phantom":
+        images = 3 * params.phantom.patients.get(grid.reader(params, dataset), 0)
+    else:
+        about = about_of(grid.reader(params, dataset))
+        if about is None:
+            return None
+        every = params.reading(dataset)[1].get("views") == "all"
+        images = about.images if every else about.used
+    return images * int(params.side(dataset)) ** 2
+
+
+def _room(params: Params) -> Iterator[Finding]:
+    total, seconds = 0, 0.0
+    for dataset in grid.datasets(params):
+        size = expected_bytes(params, dataset)
+        if size is None:
+            yield Finding("disk", "note", f"{dataset}: size unknown; its reader states none")
+            continue
+        total += size
+        seconds += size / params.side(dataset) ** 2 / _rate(params, dataset)
+    results = Paths(params.scale).results
+    place = next(p for p in (results, *results.parents, Path()) if p.is_dir())
+    free = shutil.disk_usage(place).free
+    said = (
+        f"arrays of {len(grid.datasets(params))} datasets take about {total / GIB:,.1f} GiB below "
+        f"{results}, {free / GIB:,.1f} GiB are free"
+    )
+    enough = free >= SPARE * total
+    more = "" if enough else "; free some, or make the folder a link to a larger disk"
+    yield Finding("disk", "ok" if enough else "MISSING", said + more)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    wall = seconds / max(1, min(cores or 1, params.threads.shards))
+    yield Finding(
+        "time",
+        "ok",
+        f"one-time preparation of the images: about {_duration(seconds)} of one core, "
+        f"{_duration(wall)} a dataset after the other with threads.shards = "
+        f"{params.threads.shards} on {cores} cores",
+    )
+
+
+def _rate(params: Params, dataset: str) -> float:
+    """Images a second and core."""
+    about = about_of(grid.reader(params, dataset))
+    if params.manifest.source == "phantom":
+        return RATES["phantom"]
+    slower = SLOWER if params.side(dataset) > LARGE else 1.0
+    return slower * (RATES[about.format] if about else min(RATES.values()))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _weights(params: Params) -> Iterator[Finding]:
+    named = {
+        params.pretraining(item.entry)[1].init: item.entry
+        for item in reversed(grid.pretrainings(params))
+    }
+    files = {
+        f"weights/{init}/model.safetensors": (init, f"entry {entry} starts from it")
+        for init, entry in named.items()
+        if init != "none" and init not in grid.entries(params)
+    }
+    text = params.shards.text
+    if text.tokenizer != "phantom":
+        files["weights/bioclinicalbert/vocab.txt"] = (text.tokenizer, "it tokenises the reports")
+        files["weights/bioclinicalbert/model.safetensors"] = (
+            text.tokenizer,
+            "the text encoder starts from it",
+        )
+    if text.raw is not None and text.raw.tokenizer != "phantom":
+        files["weights/mrm/mimic_wordpiece.json"] = ("mrm", "it tokenises whole reports")
+    if text.mesh.file is not None:
+        files[text.mesh.file] = ("mesh", "shards.text.mesh.file names it")
+    for name, (key, why) in files.items():
+        if Path(name).is_file():
+            yield Finding("weights", "ok", f"{name} is there: {why}")
+        else:
+            source = WEIGHTS.get(key, "the place that you have it from")
+            yield Finding("weights", "MISSING", f"{name} is not there, and {why}; get {source}")
+    if not files:
+        yield Finding("weights", "ok", "none needed: everything starts from random weights")
+
+
+def _gpu(params: Params) -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        card = torch.cuda.get_device_properties(0)
+        memory = card.total_memory / GIB
+        return Finding("gpu", "ok", f"{card.name}, {memory:.0f} GiB, torch {torch.__version__}")
+    if params.scale in ("paper", "phantom"):
+        return Finding(
+            "gpu",
+            "MISSING",
+            f"torch {torch.__version__} sees none; pretraining at scale {params.scale} on a CPU "
+            f"takes weeks; run on a machine or a cluster that has one",
+        )
+    return Finding("gpu", "ok", f"none, and scale {params.scale} needs none")
+
+
+def report(findings: list[Finding]) -> list[str]:
+    """The diagnosis as lines of text, topics in the order found."""
+    return [f"{item.state:<8} {item.topic:<8} {item.text}" for item in findings]
+
+
+def require(findings: list[Finding], scale: str) -> None:
+    """Assert that nothing is missing.
+
+    Raises:
+        DataError: something is; says how much.
+    """
+    missing = sum(item.state == "MISSING" for item in findings)
+    if missing:
+        raise DataError(
+            f"not ready for scale {scale}: {missing} of {len(findings)} things are missing, "
+            f"marked MISSING above"
+        )
