@@ -7,7 +7,7 @@ SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --rerun-incomplete
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONPATH := $(CURDIR)/src
 
-.PHONY: help install demo test trend lint clean
+.PHONY: help install demo test trend bench lint clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -41,9 +41,12 @@ trend: install ## does learning happen? three pretraining seeds, about 25 minute
 	@$(SNAKEMAKE) --config scale=trend
 	@cat results/trend/tables/trend.md results/trend/tables/trend_retrieval.md
 
+bench: install ## speed of the data stop on this machine, about 5 minutes; results in benchmarks/results
+	@for each in nih_table phantom shards_prepare shards_read; do echo "== $$each"; $(BIN)/python benchmarks/$$each.py || exit 1; done
+
 lint: install ## formatters, in place
-	$(BIN)/ruff format src tests
-	$(BIN)/ruff check --fix src tests
+	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks
 	$(BIN)/snakefmt Snakefile workflow
 
 clean: ## remove what runs wrote and git does not track (results in git stay)

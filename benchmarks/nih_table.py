@@ -10,20 +10,18 @@ fractions by patient, once with lists of the sizes of MRM's. Targets: 20 s and 1
 
 import json
 import os
-import platform
-import re
 import resource
 import shutil
 import subprocess
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
 import yaml
+from machine import describe
 
 from cxrmim import public_tables
 from cxrmim.manifest import lists, splits
@@ -53,7 +51,7 @@ def main() -> int:
         "rows": len(table),
         "targets": {"seconds": TARGET_SECONDS, "peak_mb": TARGET_MB},
         "cases": found,
-        "machine": machine(),
+        "machine": describe("numpy", "pandas", "pandera", "pyarrow", public_tables.PACKAGE),
     }
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -133,21 +131,6 @@ def measure(here: Path, options: dict[str, str]) -> dict[str, Any]:
         "kept": record["metrics"]["flow"]["kept"],
         "images": {s: record["metrics"]["splits"][s]["images"] for s in ("train", "valid", "test")},
         "shared": {k: record["metrics"]["audit"][k] for k in ("images", "patients")},
-    }
-
-
-def machine() -> dict[str, Any]:
-    """The machine and the versions, in words."""
-    file = Path("/proc/cpuinfo")
-    text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    model = re.search(r"model name\s*: (.*)", text)
-    packages = ("numpy", "pandas", "pandera", "pyarrow", public_tables.PACKAGE)
-    return {
-        "cpu": model.group(1) if model else platform.processor(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in packages},
-        "load_before": round(os.getloadavg()[0], 1),
     }
 
 

@@ -6,15 +6,13 @@ scale demo takes. Writes `benchmarks/results/phantom.json`.
 """
 
 import json
-import platform
 import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
-import numpy
-import PIL
+from machine import describe
 
 from cxrmim import plugins
 from cxrmim.params import load
@@ -22,17 +20,6 @@ from cxrmim.params import load
 TARGET = 60
 RASTER, PATIENTS, REPEATS = 224, 150, 3
 IMAGES = {".jpg", ".jpeg", ".png", ".dcm"}
-
-
-def machine() -> dict[str, str]:
-    """The machine in words."""
-    model = "unknown CPU"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.split(":", 1)[1].strip()
-            break
-    versions = f"python {platform.python_version()}, numpy {numpy.__version__}"
-    return {"cpu": model, "cores used": "1", "versions": f"{versions}, pillow {PIL.__version__}"}
 
 
 def generate(name: str, spec: object) -> tuple[int, float]:
@@ -60,7 +47,7 @@ def main() -> None:
         count, seconds = generate("mimic", spec)
         rates.append(count / seconds)
     result: dict[str, object] = {
-        "machine": machine(),
+        "machine": describe("numpy", "pillow"),
         "mimic at 224 px": {
             "images": count,
             "images per CPU second, best": round(max(rates), 1),

@@ -14,19 +14,16 @@ programs of a shared machine only ever add to it. Targets: 40 images/s at 256 px
 
 import io
 import json
-import os
-import platform
 import resource
 import sys
 import time
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import pydicom
+from machine import describe
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit, SecondaryCaptureImageStorage
@@ -74,7 +71,7 @@ def main() -> int:
         "grey levels between scaled and full decoding": errors,
         "targets": {"images a CPU second": TARGET_RATE, "mean error": TARGET_ERROR},
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "machine": machine(),
+        "machine": describe("numpy", "pillow", "pydicom"),
     }
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -165,21 +162,6 @@ def error(items: list[Item], side: int) -> dict[str, float]:
         "mean": round(float(np.mean(means)), 3),
         "worst image": round(float(np.max(means)), 3),
         "worst pixel": largest,
-    }
-
-
-def machine() -> dict[str, Any]:
-    """The machine and the versions, in words."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": models[0] if models else platform.processor(),
-        "cores": os.cpu_count(),
-        "cores used": 1,
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in ("numpy", "pillow", "pydicom")},
-        "load_before": round(os.getloadavg()[0], 1),
     }
 
 

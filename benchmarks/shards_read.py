@@ -11,19 +11,17 @@ items a CPU second; the target is 400 times its best.
 
 import json
 import os
-import platform
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pandas as pd
 import torch
+from machine import describe
 
 from cxrmim import params as params_module
 from cxrmim.pretrain.parts import augment
@@ -68,7 +66,7 @@ def main() -> int:
         },
         "augmented crops a CPU second, counted apart": augmented(),
         "target": {"crops a CPU second": TARGET},
-        "machine": machine(),
+        "machine": describe("numpy", "torch"),
     }
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -136,21 +134,6 @@ def memory() -> dict[str, int]:
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     fields = dict(line.split(":", 1) for line in lines if ":" in line)
     return {name: int(fields[name].split()[0]) // 1024 for name in ("RssAnon", "RssFile")}
-
-
-def machine() -> dict[str, Any]:
-    """The machine and the versions, in words."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": models[0] if models else platform.processor(),
-        "cores": os.cpu_count(),
-        "cores used": 1,
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in ("numpy", "torch")},
-        "load_before": round(os.getloadavg()[0], 1),
-    }
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import pytest
 
 BIN = Path(sys.executable).parent
 COMMANDS = {
-    "ruff-lint": ["ruff", "check", "src", "tests"],
-    "ruff-format": ["ruff", "format", "--check", "src", "tests"],
+    "ruff-lint": ["ruff", "check", "src", "tests", "benchmarks"],
+    "ruff-format": ["ruff", "format", "--check", "src", "tests", "benchmarks"],
     "mypy": ["mypy"],
     "snakefmt": ["snakefmt", "--check", "Snakefile", "workflow"],
     "snakemake-lint": ["snakemake", "--lint"],
