@@ -19,7 +19,7 @@ from cxrmim.paths import Paths
 State = Literal["ok", "note", "MISSING"]
 # Images that a core prepares a second at 256 px: benchmarks/results/shards_prepare.json, rounded
 # down. Above 320 px a JPEG can no longer be decoded at a quarter of its size.
-RATES = {"jpeg": 40.0, "png": 100.0, "dicom": 60.0, "phantom": 200.0}
+RATES = {"jpeg": 40.0, "png": 80.0, "dicom": 60.0, "phantom": 200.0}
 LARGE, SLOWER = 320, 0.5
 SPARE = 1.1  # free disk wanted over what the arrays need
 GIB = 2**30
