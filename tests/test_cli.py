@@ -68,13 +68,16 @@ def test_an_unexpected_error_goes_to_the_log_with_its_traceback(tmp_path, capsys
     monkeypatch.setattr(job.log, "handlers", [handler])
 
     def work() -> None:
-        raise ZeroDivisionError("oops")
+        raise PermissionError("files/p10/p10000032/s50414267.txt")
 
     assert job.guarded(work, debug=False, name="x") == 1
-    shown = capsys.readouterr().err
+    shown, logged = capsys.readouterr().err, (tmp_path / "a.log").read_text()
     assert len(shown.strip().splitlines()) == 1
-    assert "a.log" in shown
-    assert "Traceback" in (tmp_path / "a.log").read_text()
+    assert "a.log" in shown and "--debug" in shown
+    assert "PermissionError" in shown and "PermissionError" in logged
+    assert "test_cli.py" in logged and "raise PermissionError" in logged
+    for text in (shown, logged.replace('raise PermissionError("files/p10/p10000032', "")):
+        assert "p10000032" not in text, "somebody else's message may name a patient"
 
 
 def test_debug_shows_the_traceback():

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from cxrmim import grid, paths, plugins
 from cxrmim.errors import DataError, ParamsError
 from cxrmim.manifest.about import About, Part
-from cxrmim.params import Params
+from cxrmim.params import Params, plugin_options
 from cxrmim.paths import Paths
 
 State = Literal["ok", "note", "MISSING"]
@@ -66,7 +66,31 @@ def _data(params: Params) -> Iterator[Finding]:
         if about is None:
             yield Finding("data", "note", f"{dataset}: {root} is there; its reader states no more")
             continue
-        yield from _root(dataset, root, about)
+        yield from _root(dataset, root, about, needed(params, dataset))
+        share = params.manifest.max_unreadable
+        yield _images(dataset, root, about, wanted_images(params, dataset), share)
+
+
+def needed(params: Params, dataset: str) -> tuple[Part, ...]:
+    """What the entries that read a dataset need at its root, each thing once."""
+    reader = plugins.load("dataset", dataset)
+    found: dict[Part, None] = {}
+    for entry in [*grid.datasets(params), *grid.audited(params)]:
+        name, tree = params.reading(entry)
+        if name != dataset:
+            continue
+        options = plugin_options("dataset", name, tree, f"manifest.datasets.{name}")
+        needs = getattr(reader, "needs", None)
+        found |= dict.fromkeys(reader.ABOUT.parts if needs is None else needs(options))
+    return tuple(found)
+
+
+def wanted_images(params: Params, dataset: str) -> int:
+    """About how many of a dataset's images the entries in use need."""
+    about: About = plugins.load("dataset", dataset).ABOUT
+    readings = [params.reading(entry) for entry in grid.datasets(params)]
+    every = any(name == dataset and tree.get("views") == "all" for name, tree in readings)
+    return about.images if every else about.labelled or about.used
 
 
 def about_of(dataset: str) -> About | None:
@@ -77,23 +101,40 @@ def about_of(dataset: str) -> About | None:
     return found
 
 
-def _root(dataset: str, root: Path, about: About) -> Iterator[Finding]:
-    for part in about.parts:
+def _root(dataset: str, root: Path, about: About, parts: tuple[Part, ...]) -> Iterator[Finding]:
+    for part in parts:
         yield _part(dataset, root, part, about)
+    reader = plugins.source("dataset", dataset) and plugins.load("dataset", dataset)
+    probe = getattr(reader, "probe", None)
+    if probe is not None:
+        lacking = probe(root)
+        if lacking is None:
+            yield Finding("data", "ok", f"{dataset}: a first look finds what else it reads")
+        else:
+            text = f"{dataset}: {lacking}; get it from {about.source}"
+            yield Finding("data", "MISSING", text)
+
+
+def _images(dataset: str, root: Path, about: About, wanted: int, share: float) -> Finding:
+    """How many image files are there; `share` of the `wanted` ones may be missing."""
     count = sum(_count(root / folder, about.suffixes) for folder in about.folders)
     said = f"{dataset}: {count:,} image files below {root}, published {about.images:,}"
-    if not count:
-        yield Finding("data", "MISSING", f"{said}; get them from {about.source}")
-    elif count < about.images:
-        yield Finding("data", "note", f"{said}; what is missing is counted in the shards' record")
-    else:
-        yield Finding("data", "ok", said)
+    limit = f"shards stops where more than {100 * share:g} % cannot be read"
+    if count < (1 - share) * wanted or not count:
+        text = f"{said}, about {wanted:,} are read, and {limit}; get them from {about.source}"
+        return Finding("data", "MISSING", text)
+    if count < about.images:
+        return Finding("data", "note", f"{said}, about {wanted:,} are read; {limit}")
+    return Finding("data", "ok", said)
 
 
 def _part(dataset: str, root: Path, part: Part, about: About) -> Finding:
-    found = next(
-        (p for name in part.names for p in (root / name, root / f"{name}.gz") if p.exists()), None
-    )
+    places = [root / name for name in part.names]
+    if part.folder:
+        found = next((p for p in places if p.is_dir()), None)
+    else:
+        files = (file for p in places for file in (p, p.with_name(f"{p.name}.gz")))
+        found = next((file for file in files if file.is_file()), None)
     if found is None:
         wanted = " or ".join(part.names)
         text = f"{dataset}: {part.what} ({wanted}) is not in {root}; get it from {about.source}"
@@ -125,7 +166,10 @@ def _count(folder: Path, suffixes: tuple[str, ...]) -> int:
 
 
 def _lists(params: Params) -> Iterator[Finding]:
-    wanting = [d for d in grid.datasets(params) if params.reading(d)[1].get("split") == "mrm"]
+    from cxrmim.manifest import lists
+
+    entries = [*grid.datasets(params), *grid.audited(params)]
+    wanting = [d for d in entries if params.reading(d)[1].get("split") == "mrm"]
     if params.manifest.source == "phantom" or not wanting:
         return
     names = ", ".join(wanting)
@@ -142,7 +186,15 @@ def _lists(params: Params) -> Iterator[Finding]:
             f"it to a copy of {MRM}, or choose another `split` for them",
         )
         return
-    yield Finding("lists", "ok", f"{root}: for {names}")
+    for entry in wanting:
+        dataset = grid.reader(params, entry)
+        files = lists.names(dataset) if dataset in lists.FOLDERS else ()
+        absent = next((name for name in files if not (root / name).is_file()), None)
+        if absent is None:
+            yield Finding("lists", "ok", f"{root}: for {entry}")
+        else:
+            text = f"{entry}: {absent} is not in {root}; set manifest.lists to a copy of {MRM}"
+            yield Finding("lists", "MISSING", text)
 
 
 def expected_bytes(params: Params, dataset: str) -> int | None:
@@ -159,22 +211,24 @@ def expected_bytes(params: Params, dataset: str) -> int | None:
 
 
 def _room(params: Params) -> Iterator[Finding]:
-    total, seconds = 0, 0.0
+    where = Paths(params.scale)
+    total, left, seconds = 0, 0, 0.0
     for dataset in grid.datasets(params):
         size = expected_bytes(params, dataset)
         if size is None:
             yield Finding("disk", "note", f"{dataset}: size unknown; its reader states none")
             continue
         total += size
+        left += max(0, size - _held(where.shards(dataset)) - _held(where.building(dataset)))
         seconds += size / params.side(dataset) ** 2 / _rate(params, dataset)
-    results = Paths(params.scale).results
+    results = where.results
     place = next(p for p in (results, *results.parents, Path()) if p.is_dir())
     free = shutil.disk_usage(place).free
     said = (
         f"arrays of {len(grid.datasets(params))} datasets take about {total / GIB:,.1f} GiB below "
-        f"{results}, {free / GIB:,.1f} GiB are free"
+        f"{results}, {left / GIB:,.1f} GiB of it still to come, {free / GIB:,.1f} GiB are free"
     )
-    enough = free >= SPARE * total
+    enough = free >= SPARE * left
     more = "" if enough else "; free some, or make the folder a link to a larger disk"
     yield Finding("disk", "ok" if enough else "MISSING", said + more)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -186,6 +240,11 @@ def _room(params: Params) -> Iterator[Finding]:
         f"{_duration(wall)} a dataset after the other with threads.shards = "
         f"{params.threads.shards} on {cores} cores",
     )
+
+
+def _held(folder: Path) -> int:
+    """Bytes of the files below a folder, none if there is no such folder."""
+    return sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _rate(params: Params, dataset: str) -> float:

@@ -330,7 +330,10 @@ def parents(params: Params, kind: str, unit: str) -> list[tuple[str, str]]:
         return [("phantom", reader(params, unit))] if params.manifest.source == "phantom" else []
     if kind == "shards":
         found = [("manifest", unit)]
-        return [*found, ("shards", reader(params, unit))] if unit in audited(params) else found
+        if unit in audited(params):  # on the pixels that the readings in use have stored
+            name = reader(params, unit)
+            found += [("shards", d) for d in datasets(params) if reader(params, d) == name]
+        return found
     if kind == "pretrain":
         item = entry_of(unit)
         init = params.pretraining(item.entry)[1].init

@@ -8,6 +8,7 @@ import argparse
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ def run(
 
     Status 0 is success, 2 wrong parameters, 3 bad data, 4 a contradiction between records, 1 any
     other failure, 130 an interrupt. Without --debug an expected error is one line; an unexpected
-    one leaves its traceback in the log file only.
+    one leaves the code lines of its traceback in the log file only.
     """
     args = arguments.parse_args(argv)
     set_threads(args.threads)
@@ -99,10 +100,14 @@ def guarded(work: Callable[[], None], *, debug: bool, name: str) -> int:
     except Exception as error:
         if debug:
             raise
-        log.exception("unexpected error")
+        # The message of somebody else's exception may hold a path, an id or a report: only its
+        # type and the lines of code that it went through are told.
+        trace = traceback.format_list(traceback.extract_tb(error.__traceback__))
+        log.error("unexpected %s\n%s", type(error).__name__, "".join(trace))
         files = [h.baseFilename for h in log.handlers if isinstance(h, logging.FileHandler)]
-        where = f"; traceback in {files[0]}" if files else "; --debug shows the traceback"
-        sys.stderr.write(f"{name}: unexpected {type(error).__name__}: {error}{where}\n")
+        where = f"; code lines in {files[0]}" if files else ""
+        where += "; --debug shows all of it"
+        sys.stderr.write(f"{name}: unexpected {type(error).__name__}{where}\n")
         return 1
     return 0
 

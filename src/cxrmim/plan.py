@@ -71,11 +71,13 @@ class Plan:
         return [self.paths.record("phantom", reader), ancient(self.paths.phantom(reader))]
 
     def stored(self, dataset: str) -> list[Any]:
-        """Record and folder of the shards that hold an audited entry's images."""
+        """Records and folders of the shards that hold an audited entry's images."""
         from snakemake.io import ancient
 
-        reader = grid.reader(self.params, dataset)
-        return [self.paths.record("shards", reader), ancient(self.paths.shards(reader))]
+        parents = grid.parents(self.params, "shards", dataset)
+        names = [name for kind, name in parents if kind == "shards"]
+        records = [self.paths.record("shards", name) for name in names]
+        return [*records, *(ancient(self.paths.shards(name)) for name in names)]
 
     @cached_property
     def data_records(self) -> list[Path]:

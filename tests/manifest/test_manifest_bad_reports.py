@@ -210,7 +210,7 @@ def test_no_whole_archive_stops(setup, mimic, spoil):
     if spoil == "folder":
         path.unlink()
         path.mkdir()
-        with pytest.raises(DataError, match="no row is left of 20 rows, 20 report is missing"):
+        with pytest.raises(DataError, match="none of the reports of 20 studies found"):
             build("mimic", setup("mimic", limit=1.0))
         return
     path.write_bytes(spoilt[spoil])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -127,6 +129,70 @@ def test_without_its_test_set_it_says_what_to_set(setup, chexpert):
     (root / "groundtruth.csv").unlink()
     with pytest.raises(DataError, match=r"no groundtruth.csv .*split: valid_as_test"):
         build("chexpert", setup("chexpert"))
+
+
+def without_images(chexpert, count):
+    """Write the root; the first studies of the test set have empty folders. Returns these."""
+    chexpert.write()
+    folders = [chexpert.root / "CheXpert" / row[0].split("/", 1)[1] for row in chexpert.test]
+    for folder in folders[:count]:
+        for path in folder.iterdir():
+            path.unlink()
+    return folders[:count]
+
+
+def test_one_test_study_may_lack_its_image_and_no_more(made, setup, chexpert):
+    (empty,) = without_images(chexpert, 1)
+    assert made("chexpert").metrics["faults"] == {"study has no image": 1}
+    empty.rmdir()
+    assert made("chexpert").metrics["faults"] == {"study has no image": 1}
+
+
+def test_a_test_set_without_images_stops(setup, chexpert):
+    without_images(chexpert, 2)
+    message = "chexpert: 2 of 3 studies of the test set have no image below .*/CheXpert/test; .*"
+    with pytest.raises(DataError, match=message + "split: valid_as_test") as caught:
+        build("chexpert", setup("chexpert", limit=1.0))
+    assert "patient" not in str(caught.value)
+
+
+@pytest.mark.parametrize("method", ["is_dir", "iterdir"])
+def test_a_study_folder_that_cannot_be_read_is_one_without_image(
+    made, chexpert, monkeypatch, method
+):
+    chexpert.write()
+    ours = getattr(Path, method)
+
+    def locked(path, *args, **kwargs):
+        if "patient00200" in path.parts:
+            raise PermissionError(13, "locked", str(path))
+        return ours(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, method, locked)
+    assert made("chexpert").metrics["faults"] == {"study has no image": 1}
+
+
+@pytest.mark.parametrize("where", ["root", "release", "batch"])
+def test_batches_of_the_download_are_to_be_merged(setup, chexpert, where):
+    root = chexpert.write()
+    old = root / "CheXpert-v1.0-small"
+    batch = "CheXpert-v1.0 batch 1 (validate & csv)"
+    if where == "batch":
+        chexpert.root = root / batch
+        old.rename(chexpert.root)
+    else:
+        parent = root if where == "root" else root / "CheXpert-v1.0"
+        old.rename(root / "CheXpert-v1.0")
+        (parent / batch).mkdir()
+        (parent / "CheXpert-v1.0 batch 2 (train 1)" / "patient00000").mkdir(parents=True)
+    params = setup("chexpert", release="full")
+    if where == "batch":
+        params.manifest.roots["chexpert"] = str(chexpert.root)
+    with pytest.raises(DataError, match=r"merge the patient folders .* CheXpert-v1\.0/train,"):
+        build("chexpert", params)
+    if where != "batch":
+        (root / "CheXpert-v1.0/train").mkdir()
+        assert len(build("chexpert", params).table) == 27
 
 
 # mgca
@@ -295,7 +361,7 @@ def test_a_test_study_is_hostile_too(made, chexpert):
     chexpert.test[1][0] = "CheXpert-v1.0/test/patient99999/study1"
     chexpert.test[2][0] = "CheXpert-v1.0/test/" + "x" * 300
     chexpert.write_test()
-    faults = made("chexpert").metrics["faults"]
+    faults = made("chexpert", limit=1.0).metrics["faults"]
     assert faults == {"path leaves the root": 2, "study has no image": 1}
 
 

@@ -232,3 +232,21 @@ def test_nothing_left_is_an_error(setup, mimic):
     mimic.write()
     with pytest.raises(DataError, match="no row is left of 20 rows, 20 report has neither"):
         build("mimic", setup("mimic"))
+
+
+def test_no_report_at_all_names_the_places(setup, mimic):
+    mimic.reports = {}
+    mimic.write()
+    with pytest.raises(DataError, match="none of the reports of 20 studies found") as caught:
+        build("mimic", setup("mimic", limit=1.0))
+    for place in ("mimic-cxr-reports.zip", "below mimic-cxr-reports", "beside the images"):
+        assert place in str(caught.value)
+    assert "5000" not in str(caught.value)
+
+
+def test_a_folder_of_reports_counts_only_if_it_holds_files(made, mimic):
+    (mimic.write() / "mimic-cxr-reports").mkdir()
+    assert len(made("mimic").table) == 20
+    (mimic.root / "mimic-cxr-reports/files").mkdir()
+    with pytest.raises(DataError, match="none of the reports"):
+        made("mimic")

@@ -178,14 +178,18 @@ def test_labels_come_from_the_lists_or_from_either_table(layout):
     (layout.root / NEWER).write_text(newer.replace("Edema|Mass", "Pneumonia"))
     raw = Raw(layout.root, layout.lists)
     sums = {}
-    for source in ("list", "csv2017", "v2020"):
+    for source in ("list", "csv2017", "v2020", "table"):
         table = nih.read(raw, options(split="mrm", labels=source)).table
         sums[source] = {n: int(table[f"label_{n}"].sum()) for n in nih.LABELS}
     assert {s: {n: k for n, k in found.items() if k} for s, found in sums.items()} == {
         "list": {"Hernia": 12},
         "csv2017": {"Edema": 3, "Mass": 3},
         "v2020": {"Pneumonia": 3},
+        "table": {"Edema": 3, "Mass": 3},  # both are there, the older goes first
     }
+    (layout.root / OLDER).unlink()
+    table = nih.read(raw, options(split="official", labels="table")).table
+    assert int(table["label_Pneumonia"].sum()) > 0
 
 
 def test_labels_of_the_lists_need_the_split_of_the_lists(layout):

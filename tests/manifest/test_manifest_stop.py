@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 
@@ -12,7 +13,10 @@ import yaml
 
 from cxrmim import grid, plugins
 from cxrmim import params as params_module
+from cxrmim.errors import DataError
 from cxrmim.manifest.__main__ import main as manifest_stop
+from cxrmim.manifest.build import check_faults
+from cxrmim.manifest.contract import Fault, Flow, Reading
 from cxrmim.shards.__main__ import main as shards_stop
 from cxrmim.shards.store import open_shards
 
@@ -177,3 +181,20 @@ def test_mistakes_are_one_line_and_a_status(here, capsys, monkeypatch):
     error = capsys.readouterr().err
     assert "no such record" in error
     assert error.count("\n") == 1
+
+
+def test_a_split_that_is_lost_stops_the_run_however_small_it_is() -> None:
+    kept = pd.DataFrame({"split": ["train"] * 1000 + ["test"]})
+    lost = [Fault(row, "image is missing", True, "test") for row in (1001, 1002)]
+    reading = Reading(kept, {"rows": 1003, "image is missing": 2, "kept": 1001}, [], lost)
+    with pytest.raises(DataError, match=r"covidx: 2 of the 3 rows of split test cannot be used"):
+        check_faults("covidx", reading, 0.01)
+    check_faults("covidx", reading, 0.7)
+    one = dataclasses.replace(reading, faults=lost[:1])
+    check_faults("covidx", one, 0.01)
+
+
+def test_a_fault_knows_the_split_that_its_row_was_for() -> None:
+    flow = Flow(pd.DataFrame({"source_row": [1, 2], "split": ["train", None]}))
+    flow.fault(pd.Series([True, True]), "image is missing")
+    assert [fault.split for fault in flow.faults] == ["train", ""]

@@ -97,10 +97,15 @@ class World:
                 "audit": dict.fromkeys(("images", "studies", "patients"), pairs),
                 "splits": {s: {"images": n} for s, n in SIZES.items()},
             }
-            flow = ["rows", "view is lateral", "kept"]
-            self.write_data("manifest", name, metrics, unit=None if leak else "patient", flow=flow)
-            found = {"pixels": pairs | {"inside": 3}, "similar": pairs}
-            self.write_data("shards", name, {"audit": found})
+            facts = {
+                "unit": None if leak else "patient",
+                "flow": ["rows", "view is lateral", "kept"],
+                "named": ["images", "patients"],
+            }
+            self.write_data("manifest", name, metrics, **facts)
+            found = {"audit": {"pixels": pairs | {"train": 3}, "similar": pairs}}
+            found |= {"rows": 90, "not_stored": 40} if leak else {"kept": 80}
+            self.write_data("shards", name, found)
 
     def fill(self) -> None:
         """A record for every run that can be made; values grow with percent and seed."""

@@ -30,8 +30,9 @@ def test_a_line_by_hand(make) -> None:
     assert (leaky.rule, leaky.unit, leaky.used) == ("mgca", "", False)
     assert leaky.texts() == [
         *("CheXpert", "chexpert-mgca", "mgca", "not held", "60", "5", "15"),
-        *("7 / 14 / 0",) * 5,
-        "",
+        *("7 / 14 / 0", "–", "7 / 14 / 0"),
+        *("7 / 14 / 0 (of 50)",) * 2,
+        *("", ""),
     ]
     clean = by_name["chexpert"]
     assert (clean.unit, clean.cell("images"), clean.cell("reports")) == ("patient", "0 / 0 / 0", "")
@@ -41,10 +42,21 @@ def test_a_line_by_hand(make) -> None:
 def test_a_pair_of_splits_that_is_not_there_is_no_zero(make) -> None:
     world = make()
     pairs = {"train-test": 4}
-    world.write_data("shards", "mimic", {"audit": {"pixels": pairs}})
+    world.write_data("shards", "mimic", {"audit": {"pixels": pairs}, "kept": 80})
     line = next(line for line in audit.lines(world.params) if line.entry == "mimic")
     assert line.cell("pixels") == "– / 4 / –"
     assert line.cell("similar") == ""
+
+
+def test_the_pool_of_a_corpus_is_shown(make) -> None:
+    world = make()
+    path = world.paths.record("manifest", "mimic")
+    tree = json.loads(path.read_text())
+    tree["metrics"]["audit"]["reports"] = {"train-test": 4, "pool": 6, "siblings": 2, "rows": 454}
+    path.write_text(json.dumps(tree))
+    line = next(line for line in audit.lines(world.params) if line.entry == "mimic")
+    assert line.texts()[-2:] == ["– / 4 / –", "6 of 454"]
+    assert "mimic,true,fractions,patient,reports,siblings,2" in audit.to_csv([line])
 
 
 def test_csv_has_every_count_once(make) -> None:
@@ -52,7 +64,8 @@ def test_csv_has_every_count_once(make) -> None:
     found = audit.lines(world.params)
     rows = list(csv.DictReader(io.StringIO(audit.to_csv(found))))
     keys = [(row["entry"], row["measure"], row["where"]) for row in rows]
-    assert len(set(keys)) == len(keys) == len(found) * (3 + 5 * 3 + 3)
+    assert len(set(keys)) == len(keys) == len(found) * (3 + 5 * 3 + 1 + 3)
+    assert sum(row["where"] == "train" and row["measure"] == "pixels" for row in rows) == len(found)
     assert (
         next(
             row["count"]

@@ -15,7 +15,9 @@ from shards_files import dicom
 
 from cxrmim.errors import DataError
 from cxrmim.shards import pool
+from cxrmim.shards.build import check_splits
 from cxrmim.shards.images import decode, square
+from cxrmim.shards.journal import Outcome
 
 
 @pytest.fixture(autouse=True)
@@ -305,3 +307,15 @@ def test_the_vocabulary_file_is_a_tokenizers_file(corpus, setup):
     loaded = tokenizers.Tokenizer.from_file(str(corpus.out / "vocab.json"))
     assert loaded.get_vocab() == corpus.open().reports.vocab
     assert json.loads((corpus.out / "vocab.json").read_text())["model"]["type"] == "WordPiece"
+
+
+def test_a_split_that_is_lost_stops_the_build_however_small_it_is() -> None:
+    splits = pd.Series(["train"] * 1000 + ["test"] * 5)
+    fine, lost = Outcome(sha256="x"), Outcome(reason="image file is missing")
+    check_splits("chexpert", splits, [fine] * 1004 + [lost], 0.01)  # one always may
+    outcomes = [fine] * 1001 + [lost] * 4
+    with pytest.raises(
+        DataError, match=r"4 of the 5 images of split test cannot be read"
+    ):
+        check_splits("chexpert", splits, outcomes, 0.01)
+    check_splits("chexpert", splits, outcomes, 0.8)

@@ -14,7 +14,7 @@ from cxrmim import plugins
 from cxrmim.errors import DataError, ParamsError
 from cxrmim.explain import unknown
 from cxrmim.manifest import contract, splits
-from cxrmim.manifest.audit import SPLITS, audit, check
+from cxrmim.manifest.audit import SPLITS, UNITS, audit, check
 from cxrmim.manifest.contract import COLUMNS, LABEL, Raw, Reader, Reading
 from cxrmim.params import Params, plugin_options
 from cxrmim.paths import lists_root, raw_root
@@ -88,6 +88,7 @@ def build(dataset: str, params: Params) -> Manifest:
     details = {
         "classes": list(labels),
         "unit": reading.unit,
+        "named": list(getattr(reader, "NAMED", UNITS.values())),
         "flow": list(reading.flow),
         **reading.details,
     }
@@ -116,7 +117,8 @@ def check_faults(dataset: str, reading: Reading, limit: float) -> None:
     """Log every fault; stop where they are too many.
 
     Raises:
-        DataError: a larger share of the rows than `limit` cannot be used.
+        DataError: a larger share than `limit` of the rows, or of those that their table gives to
+            one split, cannot be used: a lost test set is little beside a large training set.
     """
     for fault in reading.faults:
         log.info("%s, source row %d: %s", dataset, fault.source_row, fault.reason)
@@ -130,6 +132,15 @@ def check_faults(dataset: str, reading: Reading, limit: float) -> None:
             f"{bad[0].source_row}: {bad[0].reason}; mend the files or raise "
             f"manifest.max_unreadable = {limit}"
         )
+    for split, lost in sorted(Counter(fault.split for fault in bad if fault.split).items()):
+        whole = lost + int((reading.table["split"] == split).sum())
+        if lost > max(1, limit * whole):
+            first = next(fault for fault in bad if fault.split == split)
+            raise DataError(
+                f"{dataset}: {lost} of the {whole} rows of split {split} cannot be used, first "
+                f"source row {first.source_row}: {first.reason}; mend the files or raise "
+                f"manifest.max_unreadable = {limit}"
+            )
 
 
 def finish(table: pd.DataFrame, labels: tuple[str, ...]) -> pd.DataFrame:

@@ -65,12 +65,14 @@ ODD = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 class Fault(NamedTuple):
     """A row that was dropped for what it holds.
 
-    `unreadable` says that it counts against `manifest.max_unreadable`.
+    `unreadable` says that it counts against `manifest.max_unreadable`; `split` is the side that
+    the row was for, "" where its table does not say.
     """
 
     source_row: int
     reason: str
     unreadable: bool = True
+    split: str = ""
 
 
 @dataclass(frozen=True)
@@ -155,8 +157,11 @@ class Flow:
     def fault(self, bad: pd.Series | Mask, reason: str, *, unreadable: bool = True) -> None:
         """Drop rows that cannot be used, and remember each by its source row."""
         mask = np.asarray(bad, dtype=bool)
-        rows = self.table.loc[mask, "source_row"]
-        self.faults += [Fault(int(row), reason, unreadable) for row in rows]
+        rows = self.table.loc[mask, "source_row"].astype(int)
+        known = "split" in self.table.columns
+        sides = self.table.loc[mask, "split"].fillna("") if known else [""] * len(rows)
+        found = zip(rows, map(str, sides), strict=True)
+        self.faults += [Fault(row, reason, unreadable, side) for row, side in found]
         self.drop(mask, reason)
 
     def unique(self, key: str, agree: Mapping[str, Sequence[str]] | None = None) -> None:

@@ -22,8 +22,16 @@ FOLDERS = {
 }
 FILES = {"train": "train_list.txt", "valid": "val_list.txt", "test": "test_list.txt"}
 SUBSETS = {"in_1": "train_1.txt", "in_10": "train_10.txt"}
+ABSENT = {"chexpert": ("train",)}  # that the repository has no list of: the rest trains
 SOURCE = "DatasetsSplits of https://github.com/RL4M/MRM-pytorch"
 LARGEST = 1 << 26  # bytes; the largest real list has 17 MB
+
+
+def names(dataset: str) -> tuple[str, ...]:
+    """Files that a reader of split ``mrm`` needs, relative to the folder of lists."""
+    absent = ABSENT.get(dataset, ())
+    found = [name for split, name in FILES.items() if split not in absent]
+    return tuple(f"{FOLDERS[dataset]}/{name}" for name in (*found, *SUBSETS.values()))
 
 
 def locate(raw: Raw, dataset: str, folder: str, name: str) -> Path:

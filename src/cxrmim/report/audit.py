@@ -22,11 +22,13 @@ UNITS = ("images", "studies", "patients")
 PIXELS = ("pixels", "similar")
 TITLE = "Data audit"
 CAPTION = (
-    "Images, studies and patients that two splits share (train-valid / train-test / valid-test), "
-    "images of different ids with identical pixels or an equal perceptual hash, and reports of "
-    "one text on two sides. A split in use that shares an image, or a patient where patients are "
-    "named, stops the build; rows in italics replay a rule of the official code, and no run uses "
-    "them."
+    "Images, studies and patients that two splits share (train-valid / train-test / valid-test; a "
+    "dash: no such split, or the tables name none), images of different ids with identical pixels "
+    "or an equal perceptual hash (of n images: the others are in no reading that is in use, so "
+    "that nobody has decoded them), reports of one text on two sides, and images of the retrieval "
+    "pool (the test split) whose report another study has word for word. A split in use that "
+    "shares an image, or a patient where patients are named, stops the build; rows in italics "
+    "replay a rule of the official code, and no run uses them."
 )
 PLANTED = (
     "Generated data hold a few planted duplicates (identical pixels under two ids), so that the "
@@ -46,6 +48,7 @@ HEADS = (
     "Identical pixels",
     "Equal hash",
     "Equal reports",
+    "Equal in the pool",
 )
 HEADER = ("dataset", "entry", "used", "split", "unit", "measure", "where", "count")
 
@@ -61,7 +64,10 @@ class Line:
         rule: the value of its switch `split`.
         unit: what no two splits may share, "" for a released rule.
         sizes: images of each split.
-        shared: measure -> "<split>-<split>" -> count, of the splits that it has.
+        shared: measure -> "<split>-<split>" -> count, of the splits that it has; further keys are
+            counts inside one split, and of the retrieval pool.
+        named: what its tables name: of images, studies, patients.
+        compared: rows whose pixels were compared, and all rows.
         flow: rows read, dropped by reason, kept, in this order.
     """
 
@@ -72,6 +78,8 @@ class Line:
     unit: str
     sizes: Mapping[str, int]
     shared: Mapping[str, Mapping[str, int]]
+    named: tuple[str, ...]
+    compared: tuple[int, int]
     flow: tuple[tuple[str, int], ...]
 
     def cell(self, measure: str) -> str:
@@ -79,7 +87,17 @@ class Line:
         found = self.shared.get(measure)
         if found is None:
             return ""
-        return " / ".join(str(found[pair]) if pair in found else "–" for pair in PAIRS)
+        if measure in UNITS and measure not in self.named:
+            return "–"
+        part, all_rows = self.compared
+        note = f" (of {part:,})" if measure in PIXELS and part < all_rows else ""
+        return " / ".join(str(found[pair]) if pair in found else "–" for pair in PAIRS) + note
+
+    @property
+    def pool(self) -> str:
+        """Images of the retrieval pool whose report another study has, and the pool's size."""
+        found = self.shared.get("reports", {})
+        return f"{found['pool']:,} of {found['rows']:,}" if "pool" in found else ""
 
     def steps(self) -> str:
         """The flow in words; steps that dropped nothing are left out."""
@@ -90,7 +108,7 @@ class Line:
         sizes = [f"{self.sizes.get(split, 0):,}" for split in SPLITS]
         measures = [self.cell(name) for name in (*UNITS, *PIXELS, "reports")]
         name = DATASETS.get(self.dataset, self.dataset)
-        return [name, self.entry, self.rule, self.unit or "not held", *sizes, *measures]
+        return [name, self.entry, self.rule, self.unit or "not held", *sizes, *measures, self.pool]
 
 
 def lines(params: Params) -> list[Line]:
@@ -121,14 +139,23 @@ def _line(params: Params, name: str, used: bool) -> Line:
             unit=details["unit"] or "",
             sizes={split: int(metrics["splits"][split]["images"]) for split in SPLITS},
             shared={
-                key: {pair: int(value) for pair, value in shared[key].items() if pair in PAIRS}
+                key: {where: int(value) for where, value in shared[key].items()}
                 for key in (*UNITS, *PIXELS, "reports")
                 if key in shared
             },
+            named=tuple(details["named"]),
+            compared=_compared(trees["shards"]["metrics"]),
             flow=tuple((step, int(metrics["flow"][step])) for step in details["flow"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckError(f"{path}: holds no audit ({error}); run `snakemake --cores all`") from None
+
+
+def _compared(metrics: Tree) -> tuple[int, int]:
+    """Rows whose pixels were compared, and all rows, of a shards record."""
+    if "not_stored" in metrics:
+        return metrics["rows"] - metrics["not_stored"], metrics["rows"]
+    return metrics["kept"], metrics["kept"]
 
 
 def _read(params: Params, kind: str, name: str) -> Tree:

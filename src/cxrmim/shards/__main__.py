@@ -60,20 +60,20 @@ def _audit(ctx: Context) -> None:
     from cxrmim.shards import audit
 
     entry, params = ctx.unit, ctx.params
-    dataset = grid.reader(params, entry)
-    record.verify(record.read(ctx.paths.record("shards", dataset)), "table")
-    inputs = {
-        "manifest": ctx.paths.manifest(entry),
-        "table": ctx.paths.shards(dataset) / "table.parquet",
-    }
+    inputs = {"manifest": ctx.paths.manifest(entry)}
+    for kind, dataset in grid.parents(params, "shards", entry):
+        if kind == "shards":
+            record.verify(record.read(ctx.paths.record("shards", dataset)), "table")
+            inputs[dataset] = ctx.paths.shards(dataset) / "table.parquet"
     tables = {name: pd.read_parquet(path) for name, path in inputs.items()}
+    manifest = tables.pop("manifest")
     record.write(
         params,
         "shards",
         entry,
         inputs=inputs,
         parents=grid.parents(params, "shards", entry),
-        metrics=audit.work(entry, tables["manifest"], tables["table"]),
+        metrics=audit.work(entry, manifest, pd.concat(tables.values())),
     )
 
 

@@ -56,11 +56,12 @@ def work(entry: str, manifest: pd.DataFrame, stored: pd.DataFrame) -> Tree:
     Args:
         entry: the reading's name, for messages.
         manifest: the reading's manifest.
-        stored: table of the dataset's shards, which says the hashes of each path.
+        stored: tables of the shards of all readings of the dataset that are in use, one below the
+            other, which say the hashes of each path.
 
     Returns:
-        Metrics: rows; not_stored, the rows whose image the dataset's own manifest leaves out (or
-        which could not be read), so that they are in no count; audit, see `pixels`.
+        Metrics: rows; not_stored, the rows whose image no reading in use has (or which could not
+        be read), so that they are in no count; audit, see `pixels`.
 
     Raises:
         DataError: not one of the reading's images is stored.

@@ -90,6 +90,7 @@ def build(
                 break
         faults = _faults(table, journal.outcomes)
         check_faults(dataset, faults, len(journal.outcomes), len(items), rows, limit)
+        check_splits(dataset, table["split"], journal.outcomes, limit)
         journal.finish()
         kept = _kept(table, journal.outcomes)
         if not len(kept):
@@ -141,6 +142,30 @@ def check_faults(
             f"{faults[0][0]}: {faults[0][1]}; mend the files or raise "
             f"manifest.max_unreadable = {limit}"
         )
+
+
+def check_splits(
+    dataset: str, splits: pd.Series, outcomes: Sequence[Outcome], limit: float
+) -> None:
+    """Stop where one split lost too many images: a test set is little beside a training set.
+
+    Args:
+        dataset: its name.
+        splits: split of each row.
+        outcomes: one a row.
+        limit: share of a split's rows that may be unreadable; one row always may.
+
+    Raises:
+        DataError: a larger share is.
+    """
+    bad = pd.Series([bool(outcome.reason) for outcome in outcomes], index=splits.index)
+    for split, lost in bad.groupby(splits):
+        if lost.sum() > max(1, limit * len(lost)):
+            raise DataError(
+                f"{dataset}: {lost.sum()} of the {len(lost)} images of split {split} cannot be "
+                f"read, the log has their source rows; mend the files or raise "
+                f"manifest.max_unreadable = {limit}"
+            )
 
 
 def publish(done: Path, folder: Path) -> None:

@@ -35,7 +35,7 @@ def captions(table: pd.DataFrame, dataset: str) -> pd.Series:
     """Sentences of each row's report as lists of words, None where it is too short.
 
     Args:
-        table: manifest rows with impression and findings.
+        table: manifest rows with study, impression and findings.
         dataset: for messages.
 
     Raises:
@@ -45,9 +45,11 @@ def captions(table: pd.DataFrame, dataset: str) -> pd.Series:
         raise DataError(
             f"{dataset}: the corpus has no reports; set pretrain.corpus to a dataset that does"
         )
-    pairs = zip(table["impression"], table["findings"], strict=True)
+    first = table.drop_duplicates("study")  # images of a study share one report, and its words
+    pairs = zip(first["impression"], first["findings"], strict=True)
     found = [text.caption(_text(i), _text(f)) for i, f in pairs]
-    return pd.Series(found, dtype=object, index=table.index)
+    of_study = dict(zip(first["study"], found, strict=True))
+    return pd.Series([of_study[s] for s in table["study"]], dtype=object, index=table.index)
 
 
 def write_reports(kept: pd.DataFrame, params: ShardText, out: Path) -> tuple[Tree, Tree]:

@@ -7,6 +7,7 @@ pieces.
 """
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def caption(impression: str | None, findings: str | None) -> Sentences | None:
                 continue
             kept = [t for t in (t.encode("ascii", "ignore").decode() for t in tokens) if t]
             count += len(kept)
-            words = [word for token in kept for word in WORD.findall(token)]
+            words = [sys.intern(word) for token in kept for word in WORD.findall(token)]
             if words:
                 out.append(words)
     return out if count >= SHORTEST else None

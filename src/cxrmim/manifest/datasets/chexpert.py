@@ -48,16 +48,27 @@ MISSING = "none"  # path of a test study without an image
 HELD_OUT_SHARE = 0.1  # at most this share of the training images validates, for smaller copies
 LEAK = "in train and valid both, counted twice"
 PREFIXES = (*(f"{folder}/" for folder in FOLDERS.values()), "")
+NAMED = ("images", "studies", "patients")
+BATCH = r"CheXpert-v1\.0 batch \d.*"  # folders of the download of the full release
+SHARE_WITHOUT = 0.01  # of the test studies may lack their images
+
+
+def _tables(*folders: str) -> tuple[Part, ...]:
+    """Both tables, below one of these folders or at the root."""
+    return tuple(
+        Part(what, (*(f"{folder}/{name}" for folder in folders), name), rows)
+        for what, name, rows in (
+            ("training table", "train.csv", 223_414),
+            ("validation table", "valid.csv", 234),
+        )
+    )
+
+
 ABOUT = About(
     title="CheXpert v1.0 or v1.0-small, and the 500-study test set",
     source="https://stanfordaimi.azurewebsites.net (registration); labels of the test set: "
     "https://github.com/rajpurkarlab/cheXpert-test-set-labels",
-    parts=(
-        Part(
-            "training table", (*(f"{f}/train.csv" for f in FOLDERS.values()), "train.csv"), 223_414
-        ),
-        Part("validation table", (*(f"{f}/valid.csv" for f in FOLDERS.values()), "valid.csv"), 234),
-    ),
+    parts=_tables(*FOLDERS.values()),
     suffixes=(".jpg", ".jpeg"),
     folders=(*FOLDERS.values(), "CheXpert", "train", "valid", "test"),
     images=223_648,
@@ -80,6 +91,17 @@ class Options(Strict):
     seed: Annotated[int, Field(ge=0)]
 
 
+def needs(options: Options) -> tuple[Part, ...]:
+    """Tables of the release; labels and images of the test set for split ``official500``."""
+    tables = _tables(FOLDERS[options.release])
+    if options.split != "official500":
+        return tables
+    places = ("", "CheXpert/", *(f"{folder}/" for folder in FOLDERS.values()))
+    labels = Part("labels of the test set", tuple(f"{p}{TEST_TABLE}" for p in places), 500)
+    images = Part("images of the test set", tuple(f"{p}test" for p in places), folder=True)
+    return (*tables, labels, images)
+
+
 def read(raw: Raw, options: Options) -> Reading:
     """Read train, validation and test images, one row per image (and split, for ``mgca``).
 
@@ -93,6 +115,7 @@ def read(raw: Raw, options: Options) -> Reading:
         DataError: a table or one of its columns, the test set, or a list is missing.
     """
     folder = FOLDERS[options.release]
+    _check_merged(raw.root, folder)
     table_file = find(raw.root, DATASET, [f"{folder}/train.csv", "train.csv"])
     base = table_file.parent
     files = [table_file, find(base, DATASET, ["valid.csv"])]
@@ -133,6 +156,24 @@ def read(raw: Raw, options: Options) -> Reading:
         files += _as_listed(flow, raw, notes)
         unit = None
     return Reading(flow.table, flow.counts, files, flow.faults, unit, notes)
+
+
+def _check_merged(root: Path, release: str) -> None:
+    """Assert that the root is not the download of the full release in its batches.
+
+    Raises:
+        DataError: it is.
+    """
+    places = [place for place in (root, root / release) if place.is_dir()]
+    if any((place / "train").is_dir() for place in places):
+        return
+    names = [root.name, *(path.name for place in places for path in place.iterdir())]
+    if any(re.fullmatch(BATCH, name) for name in names):
+        raise DataError(
+            f"{DATASET}: {root}: no folder of training images, but batches as they are downloaded; "
+            f"merge the patient folders of the batches into CheXpert-v1.0/train, put train.csv, "
+            f"valid.csv and the folder valid beside it, and set release: full"
+        )
 
 
 def _check(flow: Flow) -> None:
@@ -237,8 +278,9 @@ def _test_table(root: Path, base: Path) -> Path:
         DataError: they are not there.
     """
     for folder in (root, base, root / "CheXpert", *(root / name for name in FOLDERS.values())):
-        if (folder / TEST_TABLE).is_file():
-            return folder / TEST_TABLE
+        for file in (folder / TEST_TABLE, folder / f"{TEST_TABLE}.gz"):
+            if file.is_file():
+                return file
     raise DataError(
         f"{DATASET}: {root}: no {TEST_TABLE} of the 500-study test set; put it there with the "
         f"images in CheXpert/test, or set manifest.datasets.chexpert.split: valid_as_test"
@@ -246,7 +288,11 @@ def _test_table(root: Path, base: Path) -> Path:
 
 
 def _test_images(root: Path, base: Path, file: Path, first_row: int) -> pd.DataFrame:
-    """Rows like those of train.csv, one per image of the test studies."""
+    """Rows like those of train.csv, one per image of the test studies.
+
+    Raises:
+        DataError: there is no folder of them, or too many studies have no image in it.
+    """
     studies = read_table(file, DATASET, ["Study", *LABELS], first_row)
     places = (root / "CheXpert", base, root, *(root / name for name in FOLDERS.values()))
     bases = [place for place in places if (place / "test").is_dir()]
@@ -255,21 +301,34 @@ def _test_images(root: Path, base: Path, file: Path, first_row: int) -> pd.DataF
             f"{DATASET}: {root}: no folder CheXpert/test with the images of the test set; put them "
             f"there, or set manifest.datasets.chexpert.split: valid_as_test"
         )
-    rows = []
+    rows, without = [], 0
     for study in studies.to_dict("records"):
         named = str(study["Study"]).rstrip("/")
-        for path in _images(bases[0], named) if safe(named) else [named]:
+        paths = _images(bases[0], named) if safe(named) else [named]
+        without += paths == [MISSING]
+        for path in paths:
             lateral = path.lower().endswith(("_lateral.jpg", "_lateral.jpeg"))
             shown = "Lateral" if lateral else "Frontal"
             rows.append({**study, "Path": path, "Frontal/Lateral": shown})
+    if without > max(1, SHARE_WITHOUT * len(studies)):
+        raise DataError(
+            f"{DATASET}: {without} of {len(studies)} studies of the test set have no image below "
+            f"{bases[0] / 'test'}; put them there, or set manifest.datasets.chexpert.split: "
+            f"valid_as_test"
+        )
     out = pd.DataFrame(rows, columns=[*studies.columns, "Path", "Frontal/Lateral"])
     return out.assign(split="test", base=bases[0].relative_to(root).as_posix(), **{"AP/PA": ""})
 
 
 def _images(base: Path, study: str) -> list[str]:
-    """Images of a study as paths that begin with a top folder, as in train.csv."""
-    folder = base / study.split("/", 1)[-1]
-    if not folder.is_dir():
+    """Images of a study as paths that begin with a top folder, as in train.csv.
+
+    A folder that cannot be read is one without images: an error would name the patient.
+    """
+    try:
+        folder = base / study.split("/", 1)[-1]
+        found = list(folder.iterdir()) if folder.is_dir() else []
+    except OSError:
         return [MISSING]
-    names = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in (".jpg", ".jpeg"))
+    names = sorted(path.name for path in found if path.suffix.lower() in (".jpg", ".jpeg"))
     return [f"{study}/{name}" for name in names] or [MISSING]

@@ -31,14 +31,22 @@ TABLES = {
 # As Kaggle packs them (val/ from version 9 on), as the COVID-Net scripts make them, all in one.
 PLACES = (("train", "test", "val"), ("data/train", "data/test", "data/val"), ("data",))
 SUFFIXES = (".png", ".jpg", ".jpeg")
+NAMED = ("images", "patients")
+
+
+def _lists(*chosen: str) -> tuple[Part, ...]:
+    """The training and the test list of one of these names."""
+    return tuple(
+        Part(what, tuple(f"{p}{TABLES[name][i]}" for name in chosen for p in ("", "labels/")))
+        for i, what in enumerate(("training list", "test list"))
+    )
+
+
 ABOUT = About(
     title="COVIDx CXR-3 (or V9)",
     source="https://www.kaggle.com/datasets/andyczhao/covidx-cxr2 (account); lists: "
     "https://github.com/lindawangg/COVID-Net, labels/ (CXR-3A and CXR-3B: branch cxr3)",
-    parts=tuple(
-        Part(what, tuple(f"{p}{names[i]}" for names in TABLES.values() for p in ("", "labels/")))
-        for i, what in enumerate(("training list", "test list"))
-    ),
+    parts=_lists(*TABLES),
     suffixes=SUFFIXES,
     folders=("train", "test", "val", "data"),
     images=30_034,
@@ -63,6 +71,11 @@ class Options(Strict):
         Annotated[float, Field(gt=0)], Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]
     ]
     seed: Annotated[int, Field(ge=0)]
+
+
+def needs(options: Options) -> tuple[Part, ...]:
+    """The two lists that are chosen."""
+    return _lists(options.list)
 
 
 def labels(options: Options) -> tuple[str, ...]:

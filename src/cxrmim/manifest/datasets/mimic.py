@@ -6,7 +6,10 @@ The reports lie in the images' tree, in a tree of their own below ``mimic-cxr-re
 """
 
 import hashlib
+import os
 import re
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,7 +29,7 @@ from cxrmim.manifest.contract import (
     find,
     read_table,
 )
-from cxrmim.manifest.reports import REASONS, Archive, Folder, ReportError, Source, decode
+from cxrmim.manifest.reports import MISSING, REASONS, Archive, Folder, ReportError, Source, decode
 from cxrmim.plugins import Strict
 from cxrmim.progress import track
 
@@ -35,11 +38,16 @@ LABELS: tuple[str, ...] = ()
 PREFIX = "mimic-cxr-2.0.0-"
 REPORTS = "mimic-cxr-reports"
 OVERRIDES = "section_overrides.txt"
+LOOKED = (
+    f"neither in {REPORTS}.zip, nor as files/p../p../s...txt below {REPORTS}, nor so beside the "
+    f"images (the first of these that is there counts); put there the reports of MIMIC-CXR 2.0.0"
+)
 KEYS = ["dicom_id", "subject_id", "study_id"]
 # Official name -> ours. The released code knows one held-out side, which it validates and tests on.
 OFFICIAL = {"train": "train", "validate": "valid", "test": "test"}
 MERGED = {"train": "train", "validate": "test", "test": "test"}
 NO_SECTION = "report has neither impression nor findings"
+NAMED = ("images", "studies", "patients")
 ABOUT = About(
     title="MIMIC-CXR-JPG 2.0.0 and the MIMIC-CXR 2.0.0 reports",
     source="https://physionet.org/content/mimic-cxr-jpg/2.0.0/ and "
@@ -47,7 +55,6 @@ ABOUT = About(
     parts=(
         Part("table of images", (f"{PREFIX}metadata.csv",), 377_110),
         Part("official split", (f"{PREFIX}split.csv",), 377_110),
-        Part("reports", (f"{REPORTS}.zip", REPORTS, "files")),
     ),
     suffixes=(".jpg",),
     folders=("files",),
@@ -74,6 +81,39 @@ class Options(Strict):
     overrides: Literal["keep", "drop"]
 
 
+def needs(options: Options) -> tuple[Part, ...]:
+    """Both tables, and the list of overrides if it drops something."""
+    drops = (Part("list of studies with sections set by hand", (OVERRIDES,)),)
+    return (*ABOUT.parts, *(drops if options.overrides == "drop" else ()))
+
+
+def probe(root: Path) -> str | None:
+    """Whether there are reports, by one of them; a line that says where none is.
+
+    A few patients' folders are looked into.
+    """
+    if (root / f"{REPORTS}.zip").is_file():
+        return None
+    groups = _folders_below(_loose(root) / "files")
+    patients = (patient for group in groups for patient in islice(_folders_below(group), 5))
+    for patient in islice(patients, 50):
+        try:
+            if any(patient.glob("s*.txt")):
+                return None
+        except OSError:
+            continue
+    return f"{root}: no report found, {LOOKED}"
+
+
+def _folders_below(folder: Path) -> Iterator[Path]:
+    """Folders of a folder, as they come; none where it cannot be listed."""
+    try:
+        with os.scandir(folder) as entries:
+            yield from (Path(entry.path) for entry in entries if entry.is_dir())
+    except OSError:
+        return
+
+
 def read(raw: Raw, options: Options) -> Reading:
     """Read image-report pairs, one row per image.
 
@@ -82,7 +122,7 @@ def read(raw: Raw, options: Options) -> Reading:
 
     Raises:
         DataError: a table, one of its columns, or the list of overrides is missing or broken, or
-            the archive of reports is.
+            the archive of reports is, or there is no report at all.
     """
     metadata_file = find(raw.root, DATASET, [f"{PREFIX}metadata.csv"])
     split_file = find(raw.root, DATASET, [f"{PREFIX}split.csv"])
@@ -102,7 +142,7 @@ def read(raw: Raw, options: Options) -> Reading:
         files.append(_drop_overrides(flow, raw.root, notes))
     flow.table["study"] = "s" + flow.table["study_id"]
     source = _source(raw.root)
-    digest = _read_reports(flow, source, options.fallback, notes)
+    digest = _read_reports(flow, source, raw.root, options.fallback, notes)
     if source.file is not None:
         files.append(source.file)
 
@@ -189,14 +229,23 @@ def _source(root: Path) -> Source:
     archive = root / f"{REPORTS}.zip"
     if archive.is_file():
         return Archive(archive, f"{REPORTS}/", DATASET)
+    return Folder(_loose(root))
+
+
+def _loose(root: Path) -> Path:
+    """Folder above the ``files`` that hold the reports, where there is no archive."""
     own = root / REPORTS
-    return Folder(own if own.is_dir() else root)
+    return own if (own / "files").is_dir() else root
 
 
 def _read_reports(
-    flow: Flow, source: Source, fallback: str, notes: dict[str, int]
+    flow: Flow, source: Source, root: Path, fallback: str, notes: dict[str, int]
 ) -> dict[str, Any]:
-    """Add report, impression and findings; drop rows without either. Returns their digest."""
+    """Add report, impression and findings; drop rows without either. Returns their digest.
+
+    Raises:
+        DataError: all reports are missing.
+    """
     names = _folder(flow.table) + "/" + flow.table["study"] + ".txt"
     flow.table["name"] = names
     found: dict[str, tuple[str, str, str]] = {}
@@ -216,6 +265,10 @@ def _read_reports(
             wrong[name] = NO_SECTION
         else:
             found[name] = (text, *pair)
+    if wrong and len(wrong) == len(set(names)) and set(wrong.values()) == {MISSING}:
+        raise DataError(
+            f"{DATASET}: {root}: none of the reports of {len(wrong):,} studies found, {LOOKED}"
+        )
     notes["reports not in UTF-8"] = odd
     notes["archive members whose names leave it"] = source.strange
     for reason in (*REASONS, NO_SECTION):

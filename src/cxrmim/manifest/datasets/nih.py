@@ -45,10 +45,16 @@ LABELS = (
 )
 NO_FINDING = "No Finding"
 OLDER, NEWER = "Data_Entry_2017.csv", "Data_Entry_2017_v2020.csv"
-TABLES = {"csv2017": (OLDER,), "v2020": (NEWER,), "list": (OLDER, NEWER)}
+TABLES = {
+    "csv2017": (OLDER,),
+    "v2020": (NEWER,),
+    "table": (OLDER, NEWER),
+    "list": (OLDER, NEWER),
+}
 COLUMNS = ("Image Index", "Finding Labels", "Follow-up #", "Patient ID", "View Position")
 OFFICIAL = ("train_val_list.txt", "test_list.txt")
 NAME = r"^([0-9]{8})_[0-9]{3}\.png$"  # the patient's number, then the image's
+NAMED = ("images", "studies", "patients")
 ABOUT = About(
     title="NIH ChestX-ray14",
     source="https://nihcc.app.box.com/v/ChestXray-NIHCC (open)",
@@ -64,17 +70,26 @@ ABOUT = About(
 class Options(Strict):
     """Switches of the ledger; `fractions` are weights of train, valid and test.
 
-    `fractions` and `seed` are of splits `fractions` and `official`; the latter uses the first two
-    of `fractions`. `unit` is also what no two lists of split `mrm` may share.
+    `labels` are the bits of the MRM lists, or those of a table: the one named, or whichever is
+    there, the older first. `fractions` and `seed` are of splits `fractions` and `official`; the
+    latter uses the first two of `fractions`. `unit` is also what no two lists of split `mrm` may
+    share.
     """
 
     split: Literal["mrm", "official", "fractions"]
-    labels: Literal["list", "csv2017", "v2020"]
+    labels: Literal["list", "csv2017", "v2020", "table"]
     unit: Literal["patient", "image"]
     fractions: tuple[
         Annotated[float, Field(gt=0)], Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]
     ]
     seed: Annotated[int, Field(ge=0)]
+
+
+def needs(options: Options) -> tuple[Part, ...]:
+    """The table that is chosen, and NIH's own lists for split ``official``."""
+    table = Part("table of labels", TABLES[options.labels], 112_120)
+    names = OFFICIAL if options.split == "official" else ()
+    return (table, *(Part("official list", (name,)) for name in names))
 
 
 def read(raw: Raw, options: Options) -> Reading:
@@ -91,7 +106,7 @@ def read(raw: Raw, options: Options) -> Reading:
     if options.labels == "list" and options.split != "mrm":
         raise ParamsError(
             f"manifest.datasets.nih: labels: list are the bits of the MRM lists, but split is "
-            f"{options.split}; set labels: csv2017 or v2020, or split: mrm"
+            f"{options.split}; set labels: table, csv2017 or v2020, or split: mrm"
         )
     file = find(raw.root, DATASET, TABLES[options.labels])
     files = scan(raw.root, DATASET, _folders(raw.root), (".png",))

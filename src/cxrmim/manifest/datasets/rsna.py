@@ -29,13 +29,13 @@ NORMAL, OPAQUE = "Normal", "Lung Opacity"
 KNOWN = (NORMAL, "No Lung Opacity / Not Normal", OPAQUE)
 LINE = rf"^({TRAIN}|{TEST})/([^/]+\.dcm)$"
 COLUMN = LABEL + LABELS[0]
+NAMED = ("images", "patients")
 ABOUT = About(
     title="RSNA Pneumonia Detection Challenge, stage 2",
     source="https://www.kaggle.com/c/rsna-pneumonia-detection-challenge (account)",
     parts=(
         Part("table of boxes", (TABLE,), 30_227),
-        Part("training images", (TRAIN,)),
-        Part("test images", (TEST,)),
+        Part("training images", (TRAIN,), folder=True),
     ),
     suffixes=(".dcm",),
     folders=(TRAIN, TEST),
@@ -58,6 +58,16 @@ class Options(Strict):
         Annotated[float, Field(gt=0)], Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]
     ]
     seed: Annotated[int, Field(ge=0)]
+
+
+def needs(options: Options) -> tuple[Part, ...]:
+    """Table and training images; that of classes, and the test images, if they are asked for."""
+    found = list(ABOUT.parts)
+    if options.negative == "normal":
+        found.append(Part("table of classes", (CLASSES,)))
+    if options.split == "mrm":
+        found.append(Part("test images", (TEST,), folder=True))
+    return tuple(found)
 
 
 def read(raw: Raw, options: Options) -> Reading:

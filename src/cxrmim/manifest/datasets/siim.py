@@ -37,23 +37,23 @@ TABLES = {
     "stage1": ("train-rle.csv", "stage_2_train.csv"),
 }
 STAGE1_ROWS = 11_582
+ROWS = {"reissue": 12_954, "stage1": STAGE1_ROWS}
 PLACES = ("dicom-images-train", "dicom-images-test")
 NO_MASK = "-1"
 CODE = r"\d+ +\d+(?: +\d+ +\d+)*"
 LEAK = "in two lists, counted twice"
+NAMED = ("images",)
 ABOUT = About(
     title="SIIM-ACR Pneumothorax Segmentation",
     source="https://www.kaggle.com/c/siim-acr-pneumothorax-segmentation (account; DICOM files and "
     "both tables of masks)",
-    parts=(
-        Part("table of masks", TABLES["reissue"], 12_954),
-        Part("training images", PLACES[:1]),
-    ),
+    parts=(Part("training images", PLACES[:1], folder=True),),
     suffixes=(".dcm",),
     folders=PLACES,
     images=12_047,
     used=7_350,
     format="dicom",
+    labelled=12_047,
 )
 
 
@@ -72,6 +72,12 @@ class Options(Strict):
     ]
     balance: bool
     seed: Annotated[int, Field(ge=0)]
+
+
+def needs(options: Options) -> tuple[Part, ...]:
+    """The table of the release, and the images."""
+    release = options.release
+    return (Part("table of masks", TABLES[release], ROWS[release]), *ABOUT.parts)
 
 
 def read(raw: Raw, options: Options) -> Reading:
