@@ -314,8 +314,6 @@ def test_a_split_that_is_lost_stops_the_build_however_small_it_is() -> None:
     fine, lost = Outcome(sha256="x"), Outcome(reason="image file is missing")
     check_splits("chexpert", splits, [fine] * 1004 + [lost], 0.01)  # one always may
     outcomes = [fine] * 1001 + [lost] * 4
-    with pytest.raises(
-        DataError, match=r"4 of the 5 images of split test cannot be read"
-    ):
+    with pytest.raises(DataError, match=r"4 of the 5 images of split test cannot be read"):
         check_splits("chexpert", splits, outcomes, 0.01)
     check_splits("chexpert", splits, outcomes, 0.8)
