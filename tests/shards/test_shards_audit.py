@@ -142,7 +142,7 @@ def test_the_stop_audits_an_entry_without_storing_it(workspace, capfd):
     assert found["metrics"]["not_stored"] == 0
     assert sorted(found["parents"]) == ["manifest/siim-mgca", "shards/siim"]
     assert found["outputs"] == {}
-    assert sorted(found["inputs"]) == ["manifest", "table"]
+    assert sorted(found["inputs"]) == ["manifest", "siim"]
     assert not workspace.shards("siim-mgca").exists()
     assert "SECRET" not in json.dumps([own, found])
     assert "SECRET" not in "".join(capfd.readouterr())
