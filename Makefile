@@ -37,7 +37,7 @@ demo: install ## the papers' tables from phantom data, about 6 minutes on 2 core
 test: install ## lint, types, unit tests, a tiny workflow end to end
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-trend: install ## does learning happen? three pretraining seeds, about 25 minutes on 2 cores
+trend: install ## does learning happen? three pretraining seeds, about 22 minutes on 2 cores
 	@$(SNAKEMAKE) --config scale=trend
 	@cat results/trend/tables/trend.md results/trend/tables/trend_retrieval.md
 
