@@ -171,7 +171,7 @@ def test_what_names_a_patient_is_not_even_read(capfd, caplog):
 def test_real_dicoms_one_the_inversion_of_the_other(repo):
     folder = repo.parent / "shared/real/rsna"
     if not folder.is_dir():
-        pytest.skip(f"no {folder}")
+        pytest.skip(f"no {folder}: real radiographs are not part of the repository")
     plain = next(p for p in sorted(folder.glob("*.dcm")) if p.name.startswith("1.2"))
     found = decode(plain.read_bytes())
     assert found.shape == (1024, 1024)

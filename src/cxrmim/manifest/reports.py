@@ -94,6 +94,7 @@ class Archive:
         self.file: Path | None = file
         try:
             self._zip = zipfile.ZipFile(file)
+        # ValueError and NotImplementedError: a damaged directory, a version that no zip has
         except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
             raise DataError(
                 f"{dataset}: {file}: no whole zip archive ({type(error).__name__}); download it "

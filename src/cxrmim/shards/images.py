@@ -276,7 +276,7 @@ def _dicom(content: bytes) -> Decoded:
 def _readable(syntax: UID) -> bool:
     try:
         return bool(get_decoder(syntax).is_available)
-    except NotImplementedError:
+    except NotImplementedError:  # so pydicom says that it knows no decoder for this syntax
         return False
 
 
