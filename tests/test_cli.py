@@ -104,3 +104,26 @@ def test_threads_hold_for_openmp_and_torch_alike(count):
         env=environment,
     )
     assert out.stdout.split() == [str(count), str(count)]
+
+
+def test_weights_are_listed_with_place_and_source(repo):
+    out = call("weights", "list", "--scale", "paper", cwd=repo)
+    assert out.returncode == 0, out.stderr
+    for words in ("weights/deit/model.safetensors", "timm/deit_base_patch16_224.fb_in1k", "MIT"):
+        assert words in out.stdout
+    assert "none: everything starts from random weights" in call("weights", cwd=repo).stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("weights", "import", "mae"),
+        ("weights", "import", "nobodys", "params.yaml"),
+        ("weights", "fetch", "nobodys"),
+        ("export", "nobodys-s0"),
+    ],
+)
+def test_what_does_not_exist_is_one_line_and_status_2(repo, arguments):
+    out = call(*arguments, cwd=repo)
+    assert out.returncode == ParamsError.exit_code
+    assert len(out.stderr.strip().splitlines()) == 1

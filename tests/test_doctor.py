@@ -211,7 +211,7 @@ def test_weights_and_gpu_at_scale_paper(paper, tmp_path, monkeypatch):
     assert findings[name].state == "MISSING" and "Bio_ClinicalBERT" in findings[name].text
     (tmp_path / "weights/bioclinicalbert").mkdir(parents=True)
     (tmp_path / name).touch()
-    assert {f.text.split()[0]: f.state for f in doctor._weights(paper)}[name] == "ok"
+    assert {f.text.split()[0]: f.state for f in doctor._weights(paper)}[name] == "note"  # unpinned
     assert doctor._gpu(paper).state == "MISSING"
 
 

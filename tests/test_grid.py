@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from cxrmim import grid, params, plugins
 from cxrmim.grid import Run
+from cxrmim.plan import lay_out
 
 
 def trained_runs(loaded, published, paper=None):
@@ -110,3 +113,77 @@ def test_a_new_method_gets_a_row_in_every_comparison(tree, write_params):
     loaded = params.load(write_params(tree), "paper")
     for name in ("medim_table1", "cmitm_table1"):
         assert grid.rows(loaded, loaded.grid[name])[-1] == "invented"
+
+
+REPO = Path(__file__).parents[1] / "params.yaml"
+CONTRASTIVE = ("gloria", "mgca", "medim", "cmitm")
+
+
+def test_the_trend_compares_all_eight_and_shuffles_each_that_has_text():
+    trend = params.load(REPO, "trend")
+    assert grid.rows(trend, trend.grid["trend"]) == list(trend.pretrain.methods)
+    assert len(trend.pretrain.methods) == 8
+    controls = [f"{entry}-shuffled" for entry in CONTRASTIVE]
+    assert grid.rows(trend, trend.grid["trend_retrieval"]) == [*CONTRASTIVE, *controls]
+    for entry in grid.entries(trend):
+        shuffled = entry.endswith("-shuffled")
+        assert trend.pretraining(entry)[1].shuffle_pairs == shuffled
+
+
+@pytest.mark.parametrize("entry", [*CONTRASTIVE, "cmitm-s1"])
+def test_a_shuffled_control_differs_in_nothing_else(entry):
+    trend = params.load(REPO, "trend")
+    (name, plain), (other, control) = (trend.pretraining(e) for e in (entry, f"{entry}-shuffled"))
+    changed = {"shuffle_pairs": True}
+    if entry == "cmitm":
+        changed["init"] = "cmitm-s1-shuffled"
+    assert (other, control) == (name, plain.model_copy(update=changed))
+
+
+def test_both_stages_of_the_shuffled_cmitm_are_shuffled():
+    trend = params.load(REPO, "trend")
+    parents = grid.parents(trend, "pretrain", "cmitm-shuffled-s2")
+    assert ("pretrain", "cmitm-s1-shuffled-s2") in parents
+    assert ("pretrain", "cmitm-s1-s2") not in parents
+
+
+def test_the_cost_table_asks_for_no_run_of_its_own():
+    trend = params.load(REPO, "trend")
+    cost = set(grid.runs_of_block(trend, "trend_cost"))
+    assert cost and cost <= set(grid.runs_of_block(trend, "trend"))
+    assert grid.rows(trend, trend.grid["trend_cost"]) == grid.rows(trend, trend.grid["trend"])
+
+
+def test_a_row_is_trained_although_its_tasks_are_pending(demo, monkeypatch):
+    """Every row with code has its checkpoint, that which it starts from before it."""
+    monkeypatch.setattr(plugins, "source", lambda kind, name: None if kind == "task" else name)
+    assert grid.runs(demo) == []
+    found = [item.checkpoint for item in grid.pretrainings(demo)]
+    rows = {grid.target(demo, e) for b in demo.grid.values() for e in grid.rows(demo, b)}
+    assert {f"{entry}-s0" for entry in rows} <= set(found)
+    assert found.index("cmitm-s1-s0") < found.index("cmitm-s0")
+    assert len(found) == len(set(found))
+
+
+def test_a_row_without_code_is_not_trained(demo, monkeypatch):
+    real = plugins.source
+    monkeypatch.setattr(
+        plugins, "source", lambda k, n: None if (k, n) == ("method", "mgca") else real(k, n)
+    )
+    assert "mgca-s0" not in [item.checkpoint for item in grid.pretrainings(demo)]
+
+
+def test_what_does_not_learn_from_the_corpus_does_not_wait_for_it(demo, paper):
+    corpus = ("shards", "mimic")
+    for entry in ("random", "imagenet"):
+        assert corpus not in grid.parents(demo, "pretrain", f"{entry}-s0")
+        assert corpus not in grid.parents(paper, "pretrain", f"{entry}-s0")
+    assert corpus in grid.parents(demo, "pretrain", "mae-s0")
+
+
+def test_the_workflow_asks_for_every_checkpoint(repo, monkeypatch):
+    monkeypatch.chdir(repo)
+    plan = lay_out({"scale": "demo"})
+    for checkpoint in plan.checkpoints:
+        assert plan.paths.checkpoint(checkpoint) in plan.targets
+        assert plan.paths.record("pretrain", checkpoint) in plan.targets

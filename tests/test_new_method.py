@@ -99,7 +99,7 @@ def test_it_builds_and_gives_its_loss(checkout):
     code = (
         "import torch; from cxrmim import params; from cxrmim.pretrain import weights;"
         "from cxrmim.pretrain.contract import Batch;"
-        "m = weights.build_method(params.load(scale='demo'), 'toy', 0, 0);"
+        "m = weights.build_method(params.load(scale='demo'), 'toy');"
         "x = m.losses(Batch(torch.zeros(2, 3, 96, 96))); print(list(x), m.weights)"
     )
     out = call(checkout, "-c", code)

@@ -1,13 +1,26 @@
-"""docs/switches.md and params.yaml name the same switches; every data row of the ledger is one."""
+"""docs/switches.md, params.yaml and the tests name the same switches: the rows of the ledger.
+
+The ledger is section 4 of protocols.md, completed by exactness.md; its values are typed here again
+by hand, so that neither params.yaml nor the docs can drift from it.
+"""
 
 from __future__ import annotations
 
+import ast
 import re
 from typing import Any, get_args, get_origin
 
 import pytest
+import torch
 
+from cxrmim import params as params_module
 from cxrmim import plugins
+from cxrmim.params import Params
+from cxrmim.pretrain import weights
+from cxrmim.pretrain.contract import Stored
+from cxrmim.pretrain.schedule import build_optimiser
+
+TOP = set(Params.model_fields)  # first words of a switch's name
 
 # Data rows of the ledger (protocols.md section 4): topic -> the switch that decides it.
 LEDGER = {
@@ -38,33 +51,197 @@ LEDGER = {
 }
 
 
+M = "pretrain.methods."
+E = "pretrain.entries."
+MGCA, MEDIM, CMITM = (f"{M}{m}.options." for m in ("mgca", "medim", "cmitm"))
+MRM, GLORIA, MAE = (f"{M}{m}.options." for m in ("mrm", "gloria", "mae"))
+
+# Pretraining rows: topic -> (switch, the ledger's default, the official code's side).
+PRETRAIN: dict[str, tuple[str, Any, Any]] = {
+    "restore weight": (MEDIM + "alpha", 10.0, 5.0),
+    "mask rule": (MEDIM + "mask_mode", "high", "diverse"),
+    "no MeSH word": (MEDIM + "empty_mesh", "random", "released"),
+    "[MASK]": (MEDIM + "mask_token", "zero", "zero"),
+    "attention space": (MEDIM + "att_space", "projected", "projected"),
+    "ratio symbol": (MEDIM + "ratio", 0.5, 0.5),
+    "restoration pixels": (MEDIM + "tanh", True, True),
+    "KWM": (MEDIM + "kwm", True, True),
+    "SDM": (MEDIM + "sdm", True, True),
+    "KWM only": (E + "medim-kwm.set.options.sdm", False, False),
+    "no masking": (E + "medim-none.set.options.mask_mode", "none", "none"),
+    "random masking": (E + "medim-random.set.options.mask_mode", "random", "random"),
+    "low masking": (E + "medim-low.set.options.mask_mode", "low", "low"),
+    "text depth": ("pretrain.text.layers", 6, 6),
+    "encoder init": (M + "mgca.init", "deit", "deit"),
+    "encoder init of MedIM": (M + "medim.init", "deit", "deit"),
+    "loss weight of ITA": (MGCA + "weight_ita", 1.0, 1.0),
+    "loss weight of local": (MGCA + "weight_local", 1.0, 1.0),
+    "loss weight of prototypes": (MGCA + "weight_proto", 1.0, 1.0),
+    "negatives": ("pretrain.negatives", "batch", "shard"),
+    "Sinkhorn": (MGCA + "sinkhorn", "batch", "shard"),
+    "Sinkhorn of MedIM": (MEDIM + "sinkhorn", "batch", "shard"),
+    "padding": (MGCA + "padding", "none", "released"),
+    "padding of MedIM": (MEDIM + "padding", "none", "released"),
+    "momentum 0.9": (M + "medim.optim.betas", (0.9, 0.999), (0.9, 0.999)),
+    "warm-up": (M + "medim.schedule.warmup", 0.4, 0.4),
+    "augment": (M + "medim.augment.jitter_p", 0.8, 0.8),
+    "resize of MedIM": (M + "medim.augment.resize", 240, 240),
+    "resize of MGCA": (M + "mgca.augment.resize", 256, 256),
+    "resize of CMITM": (M + "cmitm.augment.resize", 256, 256),
+    "stop of MGCA": (M + "mgca.stop.patience", 0, 5),
+    "stop of MedIM": (M + "medim.stop.patience", 0, 10),
+    "stop of CMITM": (M + "cmitm.stop.patience", 0, 5),
+    "stop of GLoRIA": (M + "gloria.stop.patience", 10, 10),
+    "checkpoint of MGCA": (M + "mgca.stop.select", "last", "last"),
+    "checkpoint of MedIM": (M + "medim.stop.select", "last", "last"),
+    "checkpoint of CMITM": (M + "cmitm.stop.select", "last", "last"),
+    "val drop_last": ("pretrain.loader.drop_val", False, True),
+    "CMITM stage-2 text": (CMITM + "text_init", "fresh", "fresh"),
+    "stage-1 text encoder": (CMITM + "s1_text", "mrm", "mrm"),
+    "text mask unit of MRM": (MRM + "mask_unit", "word", "word"),
+    "text mask unit of CMITM": (CMITM + "mask_unit", "word", "token"),
+    "text positions": ("pretrain.text.positions", "normal", "zero"),
+    "word attention": ("pretrain.text.attn_shift", "none", "released"),
+    "text loss positions of MRM": (MRM + "mlm_scope", "all", "all"),
+    "text loss positions of CMITM": (CMITM + "mlm_scope", "masked", "masked"),
+    "stage 2 batch": (M + "cmitm.batch", 256, 144),
+    "crop of stage 2": (M + "cmitm.augment.crop", "random", "random"),
+    "crop of stage 1": (E + "cmitm-s1.set.augment.crop", "resized", "resized"),
+    "pC Eq. 2": (CMITM + "norm_pix", True, True),
+    "stage of cmitm": (CMITM + "stage", "second", "second"),
+    "stage of cmitm-s1": (E + "cmitm-s1.set.options.stage", "first", "first"),
+    "-cascaded": (E + "cmitm-joint.set.options.stage", "joint", "joint"),
+    "-cascaded, budget": (E + "cmitm-joint.set.epochs", 200, 200),
+    "-cascaded, init": (E + "cmitm-joint.set.init", "mae-imagenet", "mae-imagenet"),
+    "MITM": (M + "cmitm.init", "cmitm-s1", "cmitm-s1"),
+    "-MITM": (E + "cmitm-nomitm.set.init", "mae-imagenet", "mae-imagenet"),
+    "representation decoder": (CMITM + "rep_decoder", True, True),
+    "-representation decoder": (E + "cmitm-nodecoder.set.options.rep_decoder", False, False),
+    "image masking of stage 2": (CMITM + "ratio", 0.75, 0.75),
+    "no image masking": (E + "cmitm-nomask.set.options.ratio", 0.0, 0.0),
+    "GLoRIA ViT init": (M + "gloria.init", "deit", "deit"),
+    "MAE on MIMIC": (M + "mae.epochs", 200, 200),
+    "GLoRIA on MIMIC": (M + "gloria.epochs", 50, 50),
+    "baseline init of MAE": (M + "mae.init", "mae-imagenet", "mae-imagenet"),
+    "baseline init of MRM": (M + "mrm.init", "mae-imagenet", "mae-imagenet"),
+    "ImageNet weights": (M + "imagenet.init", "deit", "deit"),
+    "MRM text": (MRM + "text", "raw", "raw"),
+    "MRM positions": (MRM + "positions", "mae", "released"),
+    "positions of CMITM": (CMITM + "positions", "mae", "released"),
+    "MRM resolution": (MRM + "upscale", 2, 2),
+    "MRM ratio": (MRM + "ratio", 0.75, 0.75),
+    "MRM targets": (MRM + "norm_pix", True, True),
+    "MAE ratio": (MAE + "ratio", 0.75, 0.75),
+    "MAE targets": (MAE + "norm_pix", True, True),
+    "GLoRIA text": (GLORIA + "full_report", False, False),
+    "GLoRIA words": (GLORIA + "words", "real", "released"),
+    "precision": ("pretrain.precision", "fp32", "fp32"),
+}
+
+
 def lines(repo) -> list[str]:
     text = (repo / "docs/switches.md").read_text(encoding="utf-8")
     return [line for line in text.splitlines() if line.startswith("| ")]
 
 
-def value(tree: Any, key: str) -> Any:
-    for part in key.split("."):
+def value(params: Params, key: str) -> Any:
+    """The value of a switch; a method's as it is resolved, what it is built on included."""
+    tree: Any = params.model_dump()
+    parts = key.split(".")
+    if key.startswith(M):
+        tree, parts = params.pretraining(parts[2])[1].model_dump(), parts[3:]
+    for part in parts:
         assert isinstance(tree, dict) and part in tree, f"{key}: no {part}"
         tree = tree[part]
     return tree
 
 
+@pytest.fixture(scope="session")
+def released(repo, tmp_path_factory) -> Params:
+    """Scale paper under `protocol: released`."""
+    path = tmp_path_factory.mktemp("released") / "params.yaml"
+    text = (repo / "params.yaml").read_text(encoding="utf-8")
+    path.write_text(re.sub(r"^protocol: paper\b", "protocol: released", text, flags=re.M))
+    loaded = params_module.load(path, "paper")
+    assert loaded.protocol == "released"
+    return loaded
+
+
+@pytest.mark.parametrize("topic", PRETRAIN)
+def test_the_default_is_the_ledgers(paper, topic):
+    key, default, _ = PRETRAIN[topic]
+    assert value(paper, key) == default
+
+
+@pytest.mark.parametrize("topic", PRETRAIN)
+def test_released_is_the_official_codes_side(released, topic):
+    key, _, theirs = PRETRAIN[topic]
+    assert value(released, key) == theirs
+
+
+def leaves(tree: Any, key: str) -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {key: tree}
+    return {k: v for name, t in tree.items() for k, v in leaves(t, f"{key}.{name}").items()}
+
+
+def test_released_changes_no_pretraining_beyond_the_ledger(paper, released):
+    """All that differs, in methods as they are resolved, is a row above whose two sides differ."""
+    found = {}
+    for params in (paper, released):
+        tree = params.pretrain.model_dump(exclude={"methods", "entries"})
+        flat = leaves(tree, "pretrain")
+        for method in params.pretrain.methods:
+            flat |= leaves(params.pretraining(method)[1].model_dump(), M + method)
+        found[params.protocol] = flat
+    differ = {k for k in found["released"] if found["paper"].get(k) != found["released"][k]}
+    assert differ == {key for key, default, theirs in PRETRAIN.values() if default != theirs}
+
+
+def documented(repo) -> set[str]:
+    """Switches that the docs name; a short name has the prefix of the full one before it."""
+    found = set()
+    for line in lines(repo)[2:]:
+        for cell in line.split("|")[2:]:
+            prefix = ""
+            for name in re.findall(r"`([a-z_]+(?:\.[a-z0-9_-]+)*)`", cell):
+                if name.split(".")[0] in TOP and "." in name:
+                    found.add(name)
+                    prefix = name.rpartition(".")[0]
+                elif prefix:
+                    found.add(f"{prefix}.{name}")
+    return found
+
+
+BUILT_ON = {M + "medim.": M + "mgca.", CMITM: MRM}
+
+
+@pytest.mark.parametrize("topic", PRETRAIN)
+def test_every_pretraining_row_of_the_ledger_has_a_line(repo, topic):
+    """By its name, that of its entry or block, or that of the method it is inherited from."""
+    key, named = PRETRAIN[topic][0], documented(repo)
+    wanted = [key]
+    wanted += [key.replace(a, b) for a, b in BUILT_ON.items()]
+    parts = key.split(".")
+    wanted += [".".join(parts[:n]) for n in range(3, len(parts)) if key.startswith(E) or n > 3]
+    assert named & set(wanted), key
+
+
 @pytest.mark.parametrize("topic", LEDGER)
 def test_every_data_row_of_the_ledger_has_a_switch_and_a_line(repo, paper, topic):
-    value(paper.model_dump(mode="json"), LEDGER[topic])
+    value(paper, LEDGER[topic])
     assert any(f"`{LEDGER[topic]}" in line for line in lines(repo)), topic
 
 
 def test_every_switch_named_in_the_docs_exists(repo, paper):
-    tree = paper.model_dump(mode="json")
     found = 0
     for line in lines(repo)[2:]:
-        cell = line.split("|")[2]
-        for name in re.findall(r"`([a-z_]+(?:\.[a-z0-9_]+)+)", cell):
-            value(tree, name)
-            found += 1
-    assert found > 40
+        for cell in line.split("|")[2:]:
+            for name in re.findall(r"`([a-z_]+(?:\.[a-z0-9_-]+)+)`", cell):
+                if name.split(".")[0] in TOP:
+                    value(paper, name)
+                    found += 1
+    assert found > 90  # names in all
 
 
 @pytest.mark.parametrize("dataset", plugins.names("dataset"))
@@ -84,3 +261,140 @@ def test_every_choice_of_a_reader_is_in_the_docs(repo, dataset):
             assert f"`{kind}`" in text or f"`{name}: {kind}`" in text, f"{dataset}.{name}: {kind}"
         seen += 1
     assert seen
+
+
+# Where each switch is flipped: the test that shows what its other side does.
+ALIGN, GUIDED = (
+    ("pretrain_alignment", "test_every_switch_changes_what_it_should"),
+    "pretrain_alignment",
+)
+TERM = ("pretrain_masked", "test_each_switch_changes_its_own_term")
+SLOW = ("pretrain_masked", "test_terms_and_gradients_equal_the_slow_ones")
+BLOCK = ("pretrain_released", "test_every_switch_of_the_block_acts")
+GIVEN = ("pretrain_weights", "test_an_entry_gives_what_the_method_inherits_and_nothing_else")
+NAMED = ("pretrain_official", "test_an_official_row_is_params_only")
+STOPS = ("pretrain_schedule", "test_early_stopping_and_the_best_weights")
+FORMULAS = ("pretrain_gloria", "test_terms_and_gradients_equal_the_formulas")
+SIZES = ("pretrain_loop", "test_record_and_checkpoint")
+PARTS, COURSE, FILES, PAIR, MASKED = (
+    f"pretrain_{name}" for name in ("parts", "schedule", "weights", "distributed", "masked")
+)
+FLIPS = {
+    MEDIM + "alpha": (GUIDED, "test_weights_and_alpha_are_those_of_params"),
+    MEDIM + "mask_mode": ALIGN,
+    MEDIM + "empty_mesh": ALIGN,
+    MEDIM + "mask_token": (GUIDED, "test_a_learned_mask_token_fills_masked_places"),
+    MEDIM + "att_space": ALIGN,
+    MEDIM + "ratio": ALIGN,
+    MEDIM + "tanh": ALIGN,
+    MEDIM + "kwm": (GUIDED, "test_kwm_and_sdm_work_alone"),
+    MEDIM + "sdm": (GUIDED, "test_kwm_and_sdm_work_alone"),
+    "pretrain.text.layers": (FILES, "test_bioclinicalbert_gives_the_layers_that_a_method_has"),
+    M + "mgca.init": NAMED,
+    M + "medim.init": NAMED,
+    M + "gloria.init": NAMED,
+    M + "mae.init": NAMED,
+    M + "mrm.init": NAMED,
+    M + "imagenet.init": NAMED,
+    M + "cmitm.init": GIVEN,
+    MGCA + "weight_ita": ("switches", "test_the_three_weights_of_mgca"),
+    MGCA + "weight_local": ("switches", "test_the_three_weights_of_mgca"),
+    MGCA + "weight_proto": ("switches", "test_the_three_weights_of_mgca"),
+    "pretrain.negatives": (PAIR, "test_under_shard_each_process_contrasts_its_own_pairs"),
+    MGCA + "sinkhorn": (PAIR, "test_sinkhorn_has_a_switch_of_its_own"),
+    MGCA + "padding": BLOCK,
+    M + "medim.optim.betas": ("switches", "test_betas_reach_the_optimiser"),
+    M + "medim.schedule.warmup": (
+        COURSE,
+        "test_no_warmup_starts_at_the_peak_and_all_warmup_never_falls",
+    ),
+    M + "medim.augment.jitter_p": (PARTS, "test_jitter_is_brightness_and_contrast"),
+    M + "medim.augment.resize": (PARTS, "test_evaluation_is_antialiased_resize_and_centre_crop"),
+    M + "cmitm.augment.crop": (PARTS, "test_resized_crops_cover_the_asked_area_and_flip_half"),
+    M + "mgca.stop.patience": STOPS,
+    M + "mgca.stop.select": STOPS,
+    "pretrain.loader.drop_val": (
+        COURSE,
+        "test_too_few_validation_pairs_stop_where_incomplete_batches_are_dropped",
+    ),
+    CMITM + "text_init": (MASKED, "test_stage_two_goes_on_from_stage_one"),
+    CMITM + "s1_text": TERM,
+    MRM + "mask_unit": TERM,
+    CMITM + "mask_unit": TERM,
+    MRM + "mlm_scope": TERM,
+    CMITM + "mlm_scope": TERM,
+    "pretrain.text.positions": ALIGN,
+    "pretrain.text.attn_shift": ALIGN,
+    M + "cmitm.batch": SIZES,
+    M + "mae.epochs": SIZES,
+    CMITM + "stage": (MASKED, "test_each_stage_has_the_parts_that_it_trains"),
+    CMITM + "rep_decoder": SLOW,
+    CMITM + "ratio": (MASKED, "test_a_ratio_of_zero_masks_nothing_and_keeps_the_decoder"),
+    MRM + "text": TERM,
+    MRM + "positions": TERM,
+    MRM + "upscale": SLOW,
+    MRM + "ratio": SLOW,
+    MRM + "norm_pix": TERM,
+    MAE + "ratio": (MASKED, "test_mae_keeps_int_of_the_share"),
+    MAE + "norm_pix": (MASKED, "test_mae_restores_the_masked_patches_alone"),
+    GLORIA + "full_report": FORMULAS,
+    GLORIA + "words": FORMULAS,
+    "pretrain.precision": ("pretrain_resume", "test_half_precision_on_a_cpu"),
+}
+
+
+def flipped(params: Params, key: str) -> tuple[str, str]:
+    """The entry of `FLIPS` for a switch: its own, its method's, or that of any with the setting."""
+    if key.startswith(E):
+        parts = key.split(".")
+        key = ".".join([M + str(params.pretrain.entries[parts[2]].method), *parts[4:]])
+    if key in FLIPS:
+        return FLIPS[key]
+    parts = key.split(".")
+    base = params.pretrain.methods[parts[2]].get("base")
+    inherited = ".".join([M + str(base), *parts[3:]])
+    if inherited in FLIPS:
+        return FLIPS[inherited]
+    assert parts[3] != "options", f"{key}: no test flips it"
+    same = [found for name, found in FLIPS.items() if name.split(".")[3:] == parts[3:]]
+    assert same, f"{key}: no test flips it"
+    return same[0]
+
+
+@pytest.mark.parametrize("topic", PRETRAIN)
+def test_a_test_flips_every_pretraining_switch(repo, paper, topic):
+    key = PRETRAIN[topic][0]
+    file, name = flipped(paper, key)
+    (path,) = (repo / "tests").rglob(f"test_{file}.py")
+    text = path.read_text(encoding="utf-8")
+    functions = {n.name for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef)}
+    assert name in functions, f"{path}: no {name}"
+    leaf = key.rpartition(".")[2]
+    said = [leaf, *(e for e, v in paper.pretrain.entries.items() if leaf in str(v.set))]
+    assert any(re.search(rf"\b{name}\b", text) for name in said), f"{path} never names {key}"
+
+
+def test_no_flip_is_of_a_switch_that_the_ledger_lacks():
+    rows = {key for key, _, _ in PRETRAIN.values()}
+    assert set(FLIPS) - rows == set()
+
+
+def test_the_three_weights_of_mgca(tree, write_params):
+    for name in ("weight_ita", "weight_local", "weight_proto"):
+        options = tree["scales"]["demo"]["pretrain"]["methods"]["mgca"]["options"]
+        options[name] = 0.25
+        method = weights.build_method(
+            params_module.load(write_params(tree), "demo"), "medim", Stored(vocab=40, length=24)
+        )
+        losses = dict.fromkeys(method.weights, torch.ones(()))
+        losses[name.removeprefix("weight_")] = torch.full((), 5.0)
+        assert float(method.total(losses)) == sum(method.weights.values()) + 4 * 0.25
+        del options[name]
+
+
+def test_betas_reach_the_optimiser(paper):
+    optim = paper.pretraining("medim")[1].optim
+    built = build_optimiser(torch.nn.Linear(2, 2), optim)
+    assert {group["betas"] for group in built.param_groups} == {(0.9, 0.999)}
+    built = build_optimiser(torch.nn.Linear(2, 2), optim.model_copy(update={"betas": (0.8, 0.9)}))
+    assert {group["betas"] for group in built.param_groups} == {(0.8, 0.9)}

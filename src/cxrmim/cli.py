@@ -6,10 +6,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from cxrmim import check, grid, job, params, pointers
-from cxrmim.errors import CheckError
+from cxrmim.errors import CheckError, ParamsError
 from cxrmim.params import Params
 from cxrmim.paths import PUBLIC, Paths
 
@@ -29,6 +30,8 @@ AUDITS = {
     "compare": "how this machine's numbers differ from the committed ones",
     "attest": "after a build: check, point DVC at the artifacts, remake the reports",
     "audit": "the data audit of the scale; --public: of the released rules on real label tables",
+    "weights": "published weights of the scale: list, fetch once, verify, import a file by hand",
+    "export": "write an encoder so that timm loads it, with a model card",
 }
 
 
@@ -81,7 +84,37 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="replay the released split rules on torchxrayvision's label tables (test extra)",
     )
+    _add_weights(audits["weights"])
+    audits["export"].add_argument("checkpoint", metavar="CHECKPOINT", help="<entry>-s<seed>")
+    audits["export"].add_argument(
+        "--to", metavar="DIR", type=Path, help="folder to write (exports/<scale>-<checkpoint>)"
+    )
     return out
+
+
+def _add_weights(out: argparse.ArgumentParser) -> None:
+    out.add_argument(
+        "action",
+        nargs="?",
+        choices=["list", "fetch", "verify", "import"],
+        default="list",
+        help="list what is needed (default), fetch what is missing, verify what is there, or "
+        "import a file that you have",
+    )
+    out.add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME",
+        help="fetch: only this file; import: a published file, or mae, mrm, mgca, medim for an "
+        "official checkpoint",
+    )
+    out.add_argument("file", nargs="?", metavar="FILE", type=Path, help="import: the file")
+    out.add_argument(
+        "--as",
+        dest="to",
+        metavar="FOLDER",
+        help="import: folder below weights/ of an official checkpoint (<NAME>-official)",
+    )
 
 
 def say(line: str) -> None:
@@ -99,7 +132,10 @@ def _grid(loaded: Params, args: argparse.Namespace) -> None:
     for entry in grid.entries(loaded):
         target = grid.target(loaded, entry)
         note = f"alias of {target}" if target != entry else grid.pending_entry(loaded, entry)
-        say(f"  {entry:<18}{'pending: ' if note and target == entry else ''}{note or 'ready'}")
+        stand_in = loaded.pretraining(entry)[1].stand_in
+        mark = f" (stand-in: {stand_in})" if stand_in else ""
+        state = f"{'pending: ' if note and target == entry else ''}{note or 'ready'}"
+        say(f"  {entry:<18}{state}{mark}")
     for name in loaded.grid:
         runs = grid.runs_of_block(loaded, name)
         reasons = [reason for run in runs if (reason := grid.pending(loaded, run)) is not None]
@@ -112,6 +148,8 @@ def _trace(loaded: Params, args: argparse.Namespace) -> None:
     from cxrmim.report import cells
 
     cell = cells.find(loaded, args.cell)
+    if cells.stand_in(loaded, cell.row):
+        say(f"row {cell.name}")
     if cell.state == "pending":
         say(f"{cell.address}: pending: {cell.reason}")
         return
@@ -198,6 +236,40 @@ def _audit(loaded: Params, args: argparse.Namespace) -> None:
     sys.stdout.write(audit.to_markdown(audit.lines(loaded), loaded))
 
 
+def _weights(loaded: Params, args: argparse.Namespace) -> None:
+    from cxrmim.pretrain import published
+
+    if args.action == "import":
+        if args.name is None or args.file is None:
+            raise ParamsError("weights import: give NAME and FILE")
+        from cxrmim.pretrain import official
+
+        for line in official.bring(loaded, args.name, args.file, args.to).lines():
+            say(line)
+        return
+    if args.action == "fetch":
+        from cxrmim.pretrain import fetch
+
+        names = [] if args.name is None else [args.name]
+        for line in fetch.fetch_all(loaded, fetch.HuggingFace(), names):
+            say(line)
+        return
+    say(f"scale {loaded.scale}: published weights that its grid needs")
+    if args.action == "verify":
+        published.verify(loaded, say)
+        return
+    for line in published.listed(loaded):
+        say(line)
+
+
+def _export(loaded: Params, args: argparse.Namespace) -> None:
+    from cxrmim.pretrain import export
+
+    folder = args.to or Path("exports") / f"{loaded.scale}-{args.checkpoint}"
+    for path in export.export(loaded, args.checkpoint, folder):
+        say(str(path))
+
+
 COMMANDS = {
     "doctor": _doctor,
     "audit": _audit,
@@ -206,6 +278,8 @@ COMMANDS = {
     "check": _check,
     "compare": _compare,
     "attest": _attest,
+    "weights": _weights,
+    "export": _export,
 }
 
 if __name__ == "__main__":

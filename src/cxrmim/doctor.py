@@ -15,6 +15,7 @@ from cxrmim.errors import DataError, ParamsError
 from cxrmim.manifest.about import About, Part
 from cxrmim.params import Params, plugin_options
 from cxrmim.paths import Paths
+from cxrmim.pretrain import published
 
 State = Literal["ok", "note", "MISSING"]
 # Images that a core prepares a second at 256 px: benchmarks/results/shards_prepare.json, rounded
@@ -24,11 +25,11 @@ LARGE, SLOWER = 320, 0.5
 SPARE = 1.1  # free disk wanted over what the arrays need
 GIB = 2**30
 MRM = "https://github.com/RL4M/MRM-pytorch (folder DatasetsSplits)"
-WEIGHTS = {
-    "deit": "DeiT-B of facebookresearch/deit, as timm's deit_base_patch16_224",
-    "mae-imagenet": "mae_pretrain_vit_base.pth of facebookresearch/mae, timm's key layout",
-    "bioclinicalbert": "emilyalsentzer/Bio_ClinicalBERT: model.safetensors and vocab.txt",
-    "mrm": "mimic_wordpiece.json of RL4M/MRM-pytorch",
+WEIGHTS: dict[published.State, State] = {
+    "verified": "ok",
+    "unpinned": "note",
+    "missing": "MISSING",
+    "CHANGED": "MISSING",
 }
 
 
@@ -263,33 +264,23 @@ def _duration(seconds: float) -> str:
 
 
 def _weights(params: Params) -> Iterator[Finding]:
-    named = {
-        params.pretraining(item.entry)[1].init: item.entry
-        for item in reversed(grid.pretrainings(params))
-    }
-    files = {
-        f"weights/{init}/model.safetensors": (init, f"entry {entry} starts from it")
-        for init, entry in named.items()
-        if init != "none" and init not in grid.entries(params)
-    }
-    text = params.shards.text
-    if text.tokenizer != "phantom":
-        files["weights/bioclinicalbert/vocab.txt"] = (text.tokenizer, "it tokenises the reports")
-        files["weights/bioclinicalbert/model.safetensors"] = (
-            text.tokenizer,
-            "the text encoder starts from it",
-        )
-    if text.raw is not None and text.raw.tokenizer != "phantom":
-        files["weights/mrm/mimic_wordpiece.json"] = ("mrm", "it tokenises whole reports")
-    if text.mesh.file is not None:
-        files[text.mesh.file] = ("mesh", "shards.text.mesh.file names it")
-    for name, (key, why) in files.items():
-        if Path(name).is_file():
-            yield Finding("weights", "ok", f"{name} is there: {why}")
-        else:
-            source = WEIGHTS.get(key, "the place that you have it from")
-            yield Finding("weights", "MISSING", f"{name} is not there, and {why}; get {source}")
-    if not files:
+    found = published.needed(params)
+    for need in found:
+        state, note = published.state(need.item)
+        said = f"{need.item.path} is there: {need.why}; {note}"
+        if state == "missing":
+            fetch = "run `cxrmim weights fetch`, or " if need.item.repo else ""
+            said = f"{need.item.path} is not there, and {need.why}; {fetch}"
+            said += published.by_hand(need.item)
+        elif state == "CHANGED":
+            said = f"{need.item.path}: {note}; delete it and run `cxrmim weights fetch`"
+        yield Finding("weights", WEIGHTS[state], said)
+    mesh = params.shards.text.mesh.file
+    if mesh is not None:
+        there = Path(mesh).is_file()
+        said = f"{mesh} is {'' if there else 'not '}there: shards.text.mesh.file names it"
+        yield Finding("weights", "ok" if there else "MISSING", said)
+    if not found and mesh is None:
         yield Finding("weights", "ok", "none needed: everything starts from random weights")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from cxrmim import plugins
 from cxrmim.params import Params
-from cxrmim.schema import Block, Cells
+from cxrmim.schema import Block, Cells, Method
 
 Tree = dict[str, Any]
 BASELINE = "baseline-"
@@ -167,6 +167,11 @@ def pending(params: Params, run: Run) -> str | None:
     return pending_entry(params, entry_of(run.checkpoint).entry)
 
 
+def reads_corpus(block: Method) -> bool:
+    """Whether a pretraining learns from the corpus: an untrained one and a stand-in do not."""
+    return block.trains and block.stand_in is None
+
+
 def pending_entry(params: Params, entry: str) -> str | None:
     """Why an entry cannot be trained yet, or None if it can."""
     method, block = params.pretraining(entry)
@@ -183,7 +188,10 @@ def runs(params: Params) -> list[Run]:
 
 
 def pretrainings(params: Params) -> list[Pretraining]:
-    """The pretrainings that the runs need, those they start from included."""
+    """The pretrainings of the grid's rows that have code, those they start from included.
+
+    A row whose tasks are still pending is trained all the same.
+    """
     found: dict[Pretraining, None] = {}
 
     def add(item: Pretraining) -> None:
@@ -192,9 +200,11 @@ def pretrainings(params: Params) -> list[Pretraining]:
             add(Pretraining(target(params, init), item.seed))
         found[item] = None
 
-    for run in runs(params):
-        if run.baseline is None:
-            add(entry_of(run.checkpoint))
+    for block in params.grid.values():
+        for entry in rows(params, block):
+            if pending_entry(params, target(params, entry)) is None:
+                for seed in params.seeds.pretrain:
+                    add(Pretraining(target(params, entry), seed))
     return list(found)
 
 
@@ -287,10 +297,14 @@ def config(params: Params, kind: str, unit: str) -> Tree:
             "method": method,
             "corpus": shared.corpus,
             "precision": shared.precision,
+            "processes": shared.processes,
+            "accumulate": shared.accumulate,
+            "negatives": shared.negatives,
+            "loader": shared.loader.model_dump(mode="json"),
             "image": shared.image,
             "vit": shared.vit.model_dump(mode="json"),
             "text": shared.text.model_dump(mode="json"),
-            **block.model_dump(mode="json", exclude={"papers", "base"}),
+            **block.model_dump(mode="json", exclude={"papers", "base", "stand_in"}),
         }
     if kind == "downstream":
         run = Run.parse(unit)
@@ -337,7 +351,8 @@ def parents(params: Params, kind: str, unit: str) -> list[tuple[str, str]]:
     if kind == "pretrain":
         item = entry_of(unit)
         init = params.pretraining(item.entry)[1].init
-        found = [("shards", params.pretrain.corpus)]
+        block = params.pretraining(item.entry)[1]
+        found = [("shards", params.pretrain.corpus)] if reads_corpus(block) else []
         if init in entries(params):
             found.append(("pretrain", Pretraining(target(params, init), item.seed).checkpoint))
         return found

@@ -7,11 +7,14 @@ function, after the thread counts are set.
 import argparse
 import logging
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from cxrmim import params as params_module
 from cxrmim.errors import CxrmimError
@@ -22,6 +25,47 @@ log = logging.getLogger("cxrmim")
 log.addHandler(logging.NullHandler())
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 INTERRUPTED = 130
+
+
+class StoppedError(CxrmimError):
+    """The job was told to stop, and has saved what it has done."""
+
+    exit_code = 128 + signal.SIGTERM
+
+
+@dataclass
+class Warnings:
+    """What a cluster has asked for by signals; a job acts on it between two steps.
+
+    Attributes:
+        save: SIGUSR1 came: save and go on.
+        stop: SIGTERM came: save and stop.
+    """
+
+    save: bool = False
+    stop: bool = False
+
+
+@contextmanager
+def warnings() -> Iterator[Warnings]:
+    """Within, SIGUSR1 and SIGTERM only leave a note; the handlers before are put back after."""
+    noted = Warnings()
+
+    def save(number: int, frame: FrameType | None) -> None:
+        noted.save = True
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        noted.stop = True
+
+    before = {
+        signal.SIGUSR1: signal.signal(signal.SIGUSR1, save),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, stop),
+    }
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)
@@ -70,16 +114,24 @@ def run(
     """
     args = arguments.parse_args(argv)
     set_threads(args.threads)
+    number = rank()
 
     def job() -> None:
         params = params_module.load(args.params, args.scale)
         paths = Paths(params.scale)
-        _log_to(paths.log(stop, args.unit))
+        path = paths.log(stop, args.unit)
+        _log_to(path if number == 0 else path.with_suffix(f".{number}.log"))
         log.info("%s %s, scale %s, %d threads", stop, args.unit, params.scale, args.threads)
         work(Context(params, paths, args.threads, args.unit))
         log.info("done")
 
-    return guarded(job, debug=args.debug, name=f"cxrmim {stop}")
+    name = f"cxrmim {stop}" if number == 0 else f"cxrmim {stop}, process {number}"
+    return guarded(job, debug=args.debug, name=name)
+
+
+def rank() -> int:
+    """Number of this process among those that torchrun has started, 0 without it."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def guarded(work: Callable[[], None], *, debug: bool, name: str) -> int:
@@ -90,6 +142,8 @@ def guarded(work: Callable[[], None], *, debug: bool, name: str) -> int:
         if debug:
             raise
         log.error("%s", error)
+        if isinstance(error, StoppedError) and rank() > 0:
+            return error.exit_code  # the first process tells it
         sys.stderr.write(f"{name}: {error}\n")
         return error.exit_code
     except KeyboardInterrupt:

@@ -191,6 +191,7 @@ def _validate_plugins(params: Params) -> None:
     """Validate what the typed frame leaves open: entries, options, grid rows."""
     pretrain = params.pretrain
     for entry in [*pretrain.methods, *pretrain.entries]:
+        _follow_init(params, entry)
         method, block = params.pretraining(entry)
         where = f"pretrain.methods.{method}.options"
         plugin_options("method", method, block.options, where)
@@ -225,6 +226,22 @@ def _validate_plugins(params: Params) -> None:
             tasks = [t for t in DownstreamParams.model_fields if t not in FRAME]
             if cells.task not in tasks:
                 raise ParamsError(f"grid.{name}: {explain.unknown('task', cells.task, tasks)}")
+
+
+def _follow_init(params: Params, entry: str) -> None:
+    """Refuse an entry that starts, directly or not, from itself."""
+    seen = [entry]
+    while True:
+        init = params.pretraining(seen[-1])[1].init
+        if init not in params.pretrain.methods and init not in params.pretrain.entries:
+            return
+        if init in seen:
+            chain = " -> ".join([*seen, init])
+            raise ParamsError(
+                f"pretrain.entries.{entry}: init goes in a circle: {chain}; name an entry that "
+                f"does not start from it, or a folder below weights/"
+            )
+        seen.append(init)
 
 
 def _validated(model: type[T], tree: Tree, where: str) -> T:

@@ -58,6 +58,14 @@ class Paths:
         """Arrays of a dataset while they are made; what is done survives a kill."""
         return self.results / "building" / dataset
 
+    def training(self, checkpoint: str) -> Path:
+        """Folder of the states that a pretraining goes on from; gone when it has ended."""
+        return self.results / "training" / checkpoint
+
+    def curves(self, checkpoint: str) -> Path:
+        """Folder of a pretraining's DVCLive logs."""
+        return self.log("pretrain", checkpoint).with_suffix("")
+
     def checkpoint(self, checkpoint: str) -> Path:
         """Weights of a pretraining (safetensors)."""
         return self.artifacts / "checkpoints" / f"{checkpoint}.safetensors"

@@ -101,6 +101,14 @@ class Plan:
         folders = {"shards": self.paths.shards, "pretrain": self.paths.checkpoint}
         return [folders[k](u) for k, u in grid.parents(self.params, "pretrain", checkpoint)]
 
+    @property
+    def pretrain_launcher(self) -> str:
+        """How Python starts a pretraining: under torchrun where several processes share it."""
+        count = self.params.pretrain.processes
+        if count == 1:
+            return "-m cxrmim.pretrain"
+        return f"-m torch.distributed.run --standalone --nproc-per-node {count} -m cxrmim.pretrain"
+
     @cached_property
     def jobs(self) -> list[JobPlan]:
         """The downstream jobs."""
@@ -146,8 +154,14 @@ class Plan:
         sheet = [self.paths.figure("phantom_sheet", "png")]
         # Runs are named too: Snakemake does not miss a lost file between others that are there.
         runs = [path for job in self.jobs for path in job.outputs]
+        # So are checkpoints: a row is trained although a task of its runs is still pending.
+        trained = [
+            path
+            for c in self.checkpoints
+            for path in (self.paths.record("pretrain", c), self.paths.checkpoint(c))
+        ]
         drawn = sheet if self.params.manifest.source == "phantom" else []
-        return [*report, *runs, *self.data_records, *drawn]
+        return [*report, *runs, *trained, *self.data_records, *drawn]
 
     @cached_property
     def report_state(self) -> str:

@@ -56,27 +56,43 @@ def options(kind: str, name: str) -> type[Strict] | None:
 
     Importing a method means importing torch and timm, seconds that a dry run must not pay. The
     class statement alone (it may use Strict, Field, Literal, Annotated and builtins) is compiled
-    from the source instead; `tests/test_plugins.py` holds it equal to what an import gives.
+    from the source instead; a base class that the module imports from another one of this package
+    is read from there in the same way. `tests/test_plugins.py` holds it equal to what an import
+    gives.
 
     Returns:
         The class, or None if the plug-in has no code yet or states no options.
     """
     path = source(kind, name)
-    if path is None:
-        return None
+    return None if path is None else _class(path, "Options")
+
+
+def _class(path: Path, name: str) -> type[Strict] | None:
+    """A pydantic class of a source file, compiled alone."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    found: list[ast.stmt] = [
-        n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Options"
-    ]
+    found = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name]
     if not found:
         return None
     scope: dict[str, Any] = {
-        "__name__": f"cxrmim.{FOLDERS[kind].replace('/', '.')}.{name}",
+        "__name__": ".".join(("cxrmim", *path.relative_to(PACKAGE).with_suffix("").parts)),
         "Annotated": Annotated,
         "Field": Field,
         "Literal": Literal,
         "Strict": Strict,
     }
-    exec(compile(ast.Module(found, []), str(path), "exec"), scope)
-    model: type[Strict] = scope["Options"]
+    for base in (b.id for b in found[0].bases if isinstance(b, ast.Name) and b.id != "Strict"):
+        scope[base] = _imported(tree, base) or _class(path, base)
+    exec(compile(ast.Module(list[ast.stmt](found), []), str(path), "exec"), scope)
+    model: type[Strict] = scope[name]
     return model
+
+
+def _imported(tree: ast.Module, name: str) -> type[Strict] | None:
+    """The class that a module imports under a name from this package."""
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cxrmim."):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    parts = (node.module or "").split(".")[1:]
+                    return _class(PACKAGE.joinpath(*parts).with_suffix(".py"), alias.name)
+    return None

@@ -157,8 +157,32 @@ def write(
         cost: seconds and the like for the circumstances; by default the process's.
     """
     paths = Paths(params.scale)
+    tree = begin(params, kind, unit, inputs=inputs, parents=parents, seed=seed)
+    tree |= {
+        "outputs": {k: {"path": p.as_posix(), **digest(p)} for k, p in (outputs or {}).items()},
+        "metrics": metrics or {},
+        "details": details or {},
+    }
+    tree["digest"] = seal(tree)
+    with atomic(paths.circumstances(kind, unit)) as temporary:
+        temporary.write_bytes(canonical(_circumstances(params, kind, cost or process_cost())))
+    with atomic(paths.record(kind, unit)) as temporary:
+        temporary.write_bytes(canonical(tree))
+
+
+def begin(
+    params: Params,
+    kind: str,
+    unit: str,
+    *,
+    inputs: Mapping[str, Path] | None = None,
+    parents: Iterable[tuple[str, str]] = (),
+    seed: int | None = None,
+) -> Tree:
+    """The part of a record that is known before the work's outputs exist; arguments as `write`."""
     settings = config(params, kind, unit)
-    tree: Tree = {
+    places = Paths(params.scale)
+    return {
         "schema": SCHEMA,
         "kind": kind,
         "id": unit,
@@ -169,16 +193,19 @@ def write(
         "code": code_hash(params, kind, unit),
         "seed": seed,
         "inputs": {k: _input(params, unit, p) for k, p in (inputs or {}).items()},
-        "outputs": {k: {"path": p.as_posix(), **digest(p)} for k, p in (outputs or {}).items()},
-        "parents": {f"{k}/{u}": sha256(paths.record(k, u)) for k, u in parents},
-        "metrics": metrics or {},
-        "details": details or {},
+        "parents": {f"{k}/{u}": sha256(places.record(k, u)) for k, u in parents},
     }
-    tree["digest"] = seal(tree)
-    with atomic(paths.circumstances(kind, unit)) as temporary:
-        temporary.write_bytes(canonical(_circumstances(params, kind, cost or process_cost())))
-    with atomic(paths.record(kind, unit)) as temporary:
-        temporary.write_bytes(canonical(tree))
+
+
+def identity(tree: Tree) -> str:
+    """Hash of what `begin` knows: parameters, code, seed, bytes of the inputs, parents' records.
+
+    An output can carry it inside, and its record later carries the output's sha256: each names the
+    other.
+    """
+    told = {k: tree[k] for k in ("schema", "kind", "id", "scale", "source", "config_hash", "code")}
+    inputs = {name: entry["sha256"] for name, entry in tree["inputs"].items()}
+    return fingerprint(told | {"seed": tree["seed"], "inputs": inputs, "parents": tree["parents"]})
 
 
 RAW = "raw:"

@@ -173,8 +173,42 @@ class Augment(Strict):
     std: Grey
 
 
+class Stop(Strict):
+    """When a training ends and which weights it keeps (ledger: `ckpt.select`).
+
+    `patience` is the number of epochs without a better validation loss after which it stops (0:
+    never); `select` keeps the weights of the last epoch or of the best validated one.
+    """
+
+    patience: Annotated[int, Field(ge=0)] = 0
+    select: Literal["last", "best"] = "last"
+
+
+class Loader(Strict):
+    """How batches are made of the corpus.
+
+    `valid` is the share of the training patients that is kept for validation where the corpus has
+    no validation split, only by methods that look at a validation loss; `drop_val` leaves out its
+    last, incomplete batch, as the official code does.
+    """
+
+    valid: Annotated[float, Field(gt=0, lt=1)]
+    drop_val: bool
+
+
+class Save(Strict):
+    """Resuming: minutes between saved states, and how many are kept."""
+
+    minutes: Annotated[float, Field(ge=0)]
+    keep: Positive
+
+
 class Method(Strict):
-    """A pretraining method as resolved for one entry."""
+    """A pretraining method as resolved for one entry.
+
+    `stand_in` says what stands in for weights that a scale has not got; it is printed beside the
+    row's name.
+    """
 
     papers: list[Literal["medim", "cmitm"]] = ["medim", "cmitm"]
     base: Name | None = None
@@ -186,6 +220,8 @@ class Method(Strict):
     optim: Optim | None = None
     schedule: Schedule | None = None
     augment: Augment | None = None
+    stop: Stop = Stop()
+    stand_in: str | None = None
     options: Tree = {}
 
 
@@ -198,11 +234,21 @@ class Entry(Strict):
 
 
 class PretrainParams(Strict):
-    """The pretraining stop: shared encoder dimensions, methods and their variants."""
+    """The pretraining stop: shared encoder dimensions, methods and their variants.
+
+    `processes` train one checkpoint together, under torchrun; `accumulate` micro-batches make one
+    step; `explode` is the multiple of the recent median loss at which training stops.
+    """
 
     corpus: Name
     device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "bf16", "fp16"]
+    processes: Positive
+    accumulate: Positive
+    negatives: Literal["batch", "shard"]
+    loader: Loader
+    save: Save
+    explode: Annotated[float, Field(gt=1)]
     image: Annotated[int, Field(ge=16)]
     vit: Vit
     text: TextModel

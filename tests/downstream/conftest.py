@@ -18,6 +18,7 @@ from cxrmim.downstream.contract import Bench
 from cxrmim.params import Params
 from cxrmim.paths import Paths
 from cxrmim.pretrain import weights
+from cxrmim.pretrain.contract import Stored
 from cxrmim.shards.store import seal
 
 ROOT = Path(__file__).parents[2]
@@ -42,11 +43,12 @@ GRID = {
         "cells": [{"dataset": "mimic", "task": "attend", "percents": [100], "seeded": False}],
     },
 }
+STORED = Stored(vocab=40, length=24)
 METHODS = yaml.safe_load((ROOT / "params.yaml").read_text())["pretrain"]["methods"]
 EXTRA = {"medim": {"options": {"decoder": [16, 16, 8, 8]}}}
 SMALL = {
     "seeds": {"pretrain": [0], "downstream": [0, 1]},
-    "shards": {"side": SIDE, "side_downstream": SIDE},
+    "shards": {"side_downstream": SIDE},
     "pretrain": {
         "image": 48,
         "vit": {"width": 32, "depth": 2, "heads": 2},
@@ -115,9 +117,16 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
         store(settings, "mimic", 60)
         for item in grid.pretrainings(settings):
             torch.manual_seed(item.seed + len(item.entry))
-            method = weights.build_method(settings, item.entry, 40, 24)
+            method = weights.build_method(settings, item.entry, STORED)
             path = weights.save_method(settings, item.checkpoint, method)
-            record.write(settings, "pretrain", item.checkpoint, outputs={"weights": path})
+            record.write(
+                settings,
+                "pretrain",
+                item.checkpoint,
+                outputs={"weights": path},
+                parents=grid.parents(settings, "pretrain", item.checkpoint),
+                seed=item.seed,
+            )
     return folder, settings
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cxrmim.downstream import linear
+from cxrmim.downstream import features, linear
 from cxrmim.errors import ParamsError
 
 TRAINING = linear.Training(16, 30, 3, 1e-2, 0.0, (0.9, 0.999))
@@ -88,3 +88,21 @@ def test_single_label_loss_is_cross_entropy() -> None:
 def test_a_loss_that_is_never_finite_is_an_error() -> None:
     with pytest.raises(ParamsError, match="never finite"):
         fit(x=torch.full((100, 8), torch.nan))
+
+
+def test_effective_rank_by_hand() -> None:
+    corners = torch.cat([torch.eye(4), -torch.eye(4)])  # covariance I / 4
+    assert features.effective_rank(corners) == pytest.approx(4)
+    assert features.effective_rank(corners + 7) == pytest.approx(4)
+    assert features.effective_rank(corners * torch.tensor([3.0, 0, 0, 0])) == pytest.approx(1)
+    # eigenvalues 4, 1, 0, 0: (4 + 1)^2 / (16 + 1)
+    two = corners * torch.tensor([2.0, 1, 0, 0])
+    assert features.effective_rank(two) == pytest.approx(25 / 17)
+    turn = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(0)))[0]
+    assert features.effective_rank(two @ turn) == pytest.approx(25 / 17, rel=1e-5)
+
+
+def test_features_that_have_collapsed_have_no_rank() -> None:
+    assert features.effective_rank(torch.full((50, 8), 0.1)) == 0
+    assert features.effective_rank(torch.zeros(50, 8)) == 0
+    assert features.effective_rank(torch.randn(50, 8) * 1e-4 + 0.1) > 1

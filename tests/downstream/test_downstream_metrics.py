@@ -53,6 +53,17 @@ def test_a_class_absent_from_the_test_set_is_named_in_one_line(value: float) -> 
     assert "\n" not in str(error.value)
 
 
+def test_separation_leaves_out_classes_that_a_small_set_lacks() -> None:
+    truth = np.array([[1, 0, 1], [1, 0, np.nan], [0, 0, 1], [0, 0, 0]], np.float32)
+    score = np.array([[3, 5, 2], [1, 4, 9], [1, 3, 0], [0, 2, 1]], np.float32)
+    # by hand: 3.5 of 4 comparisons; no positive; 1 of 2 with the unknown left out
+    assert metrics.separation(truth, score, False) == pytest.approx((3.5 / 4 + 1 / 2) / 2)
+    assert metrics.separation(truth[:, 1:2], score[:, 1:2], False) is None
+    one_hot = np.eye(3, dtype=np.float32)
+    assert metrics.separation(one_hot, np.roll(one_hot, 1, axis=0), True) == 0
+    assert metrics.separation(one_hot, one_hot[[0, 1, 1]], True) == pytest.approx(2 / 3)
+
+
 def test_single_label_sets_score_accuracy() -> None:
     truth = np.eye(3, dtype=np.float32)[[0, 1, 2, 2]]
     score = np.eye(3)[[0, 1, 1, 2]]

@@ -225,6 +225,16 @@ def test_tuning_a_segmenter_leaves_the_shared_method_alone(bench: Bench) -> None
     assert all(torch.equal(after[k], v) for k, v in before.items())
 
 
+def test_a_probe_tells_how_well_it_fits_and_how_its_features_spread(workspace: Workspace) -> None:
+    names = ["random-s0/chexpert-probe-10-s0", PROBE]
+    workspace.wipe(*names)
+    few, many = (tree["details"] for tree in workspace.do(*names))
+    assert few["rank"] == many["rank"]  # of the same test images
+    assert 1 <= many["rank"] <= workspace.params.pretrain.vit.width
+    for details in (few, many):
+        assert 0.5 < details["train_value"] <= 1
+
+
 def test_features_are_extracted_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     real = features.extract

@@ -159,6 +159,24 @@ def test_blocks_and_duplicates_of_retrieval(workspace: Workspace) -> None:
     assert not frame(duplicates="identical").equals(frame(duplicates="strict"))
 
 
+@pytest.mark.parametrize("released", [False, True])
+@pytest.mark.parametrize("task", ["retrieve", "attend"])
+def test_captions_are_cut_into_words_as_the_method_says(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, task: str, released: bool
+) -> None:
+    asked = []
+
+    def spy(*args: object, released: bool = False) -> object:
+        asked.append(released)
+        return collate(*args, released=released)
+
+    kind = type(bench.method("medim-s0"))
+    monkeypatch.setattr(kind, "released_words", property(lambda _: released))
+    monkeypatch.setattr("cxrmim.pretrain.parts.words.collate", spy)
+    runs.predict(grid.Run("medim-s0", "mimic", task, 100, 0), bench)
+    assert asked and set(asked) == {released}
+
+
 def test_attention_covers_the_figure(bench: Bench) -> None:
     result = runs.predict(grid.Run("medim-s0", "mimic", "attend", 100, 0), bench)
     frame, grid_size = result.predictions, result.details["grid"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import json
 import math
 
@@ -16,8 +16,8 @@ from cxrmim import grid, record
 from cxrmim.errors import CheckError, CxrmimError, DataError, ParamsError
 from cxrmim.paths import Paths
 from cxrmim.pretrain import __main__ as stop
-from cxrmim.pretrain import loop, schedule, weights
-from cxrmim.schema import Optim, Schedule
+from cxrmim.pretrain import data, devices, loop, schedule, watch, weights
+from cxrmim.schema import Schedule
 
 MEDIM = grid.Pretraining("medim", 0)
 
@@ -25,41 +25,6 @@ MEDIM = grid.Pretraining("medim", 0)
 def trained(params, shards, item=MEDIM):
     torch.manual_seed(item.seed)
     return loop.train(params, item, loop.prepare(params, item, shards), shards)
-
-
-def test_schedule_equals_a_list_computed_by_hand():
-    """10 steps, 40 % warm-up from 0.1 to 1, cosine to 0.2."""
-    rule = Schedule(warmup=0.4, start=0.1, end=0.2)
-    got = [schedule.learning_rate(t, 10, 1.0, rule) for t in range(10)]
-    warm = [0.1, 0.325, 0.55, 0.775]
-    cosine = [1.0, 0.9464101615, 0.8, 0.6, 0.4, 0.2535898385]
-    assert got == pytest.approx(warm + cosine, rel=1e-9)
-
-
-def test_first_step_of_mgca_has_rate_1e_8_and_the_peak_comes_at_40_percent(paper):
-    block = paper.pretraining("mgca")[1]
-    rates = [schedule.learning_rate(t, 1000, block.optim.lr, block.schedule) for t in range(1000)]
-    assert rates[0] == 1e-8
-    assert max(rates) == rates[400] == 2e-5
-    assert 1e-8 < rates[-1] < 2e-10 + 1e-8 + 2e-5 * (math.pi / 600) ** 2
-
-
-def test_no_warmup_starts_at_the_peak():
-    assert schedule.learning_rate(0, 5, 0.3, Schedule(warmup=0.0, start=0.0, end=0.0)) == 0.3
-
-
-@pytest.mark.parametrize("decay_1d", [True, False])
-def test_one_dimensional_weights_are_decayed_only_if_asked(decay_1d):
-    layer = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LayerNorm(2))
-    layer[1].bias.requires_grad_(False)
-    rule = Optim(
-        name="adam", lr=0.1, betas=(0.9, 0.99), weight_decay=0.5, decay_1d=decay_1d, clip=0.0
-    )
-    groups = schedule.build_optimiser(layer, rule).param_groups
-    decays = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
-    assert len(decays) == 3
-    assert decays[id(layer[0].weight)] == 0.5
-    assert decays[id(layer[0].bias)] == (0.5 if decay_1d else 0.0)
 
 
 @pytest.mark.parametrize("entry", ["mae", "medim"])
@@ -133,7 +98,7 @@ def test_random_is_written_through_the_same_path(small, corpus):
     tree = record.read(Paths("demo").record("pretrain", "random-s3"))
     assert tree["metrics"] == {"steps": 0, "images": 0}
     torch.manual_seed(3)
-    fresh = weights.build_method(params, "random", 0, 0).state_dict()
+    fresh = weights.build_method(params, "random").state_dict()
     loaded = weights.load_method(params, "random-s3").state_dict()
     assert all(torch.equal(fresh[k], loaded[k]) for k in fresh)
 
@@ -170,7 +135,7 @@ def test_non_finite_loss_names_the_source_rows(small, corpus, monkeypatch):
         return terms | {"local": terms["local"] * (math.nan if len(calls) == 7 else 1.0)}
 
     monkeypatch.setattr(method, "losses", broken)
-    with pytest.raises(loop.DivergedError, match=r"step 6: .*source rows \[10\d\d, ") as error:
+    with pytest.raises(watch.DivergedError, match=r"step 6: .*source rows \[10\d\d, ") as error:
         loop.train(params, item, method, shards)
     assert "\n" not in str(error.value)
 
@@ -180,41 +145,69 @@ def test_too_few_pairs_or_no_reports_stop(small, corpus):
     shards = corpus(params)
     with pytest.raises(DataError, match="16 training pairs do not fill a batch of 64"):
         trained(params, shards, grid.Pretraining("mgca", 0))
-    bare = copy.copy(shards)
-    object.__setattr__(bare, "reports", None)
-    with pytest.raises(DataError, match="holds no reports"):
-        loop.find_pairs(bare, MEDIM, needs_text=True, shuffle=False)
-    assert loop.find_pairs(bare, MEDIM, needs_text=False, shuffle=False).reports is None
+    bare = dataclasses.replace(shards, reports=None, raw=None)
+    for needs, words in (("text", "no reports"), ("sentence", "no reports"), ("raw", "text.raw")):
+        with pytest.raises(DataError, match=words):
+            data.of_shards(bare, "medim", frozenset({"image", needs}), 0)
+    with pytest.raises(ParamsError, match="learns from classes"):
+        data.of_shards(bare, "imagenet", frozenset({"image", "label"}), 0)
+    assert data.of_shards(bare, "mae", frozenset({"image"}), 0).train.reports is None
 
 
 def test_shuffled_pairs_exchange_every_report_for_another(small, corpus):
     shards = corpus(small())
-    plain = loop.find_pairs(shards, MEDIM, needs_text=True, shuffle=False)
-    mixed = loop.find_pairs(shards, MEDIM, needs_text=True, shuffle=True)
+    needs = frozenset({"image", "raw"})
+    plain = data.of_shards(shards, "medim", needs, 0).train
+    mixed = data.of_shards(shards, "medim", needs, 0, shuffle=True).train
     assert np.array_equal(plain.rows, mixed.rows)
     assert (plain.reports != mixed.reports).all()
     assert set(plain.reports) == set(mixed.reports)
     partner = dict(zip(plain.reports.tolist(), mixed.reports.tolist(), strict=True))
     assert [partner[r] for r in plain.reports.tolist()] == mixed.reports.tolist()
-    again = loop.find_pairs(shards, MEDIM, needs_text=True, shuffle=True)
+    again = data.of_shards(shards, "medim", needs, 0, shuffle=True).train
     assert np.array_equal(mixed.reports, again.reports)
 
 
-def test_batches_are_full_disjoint_and_reshuffled(small, corpus):
-    pairs = loop.Pairs(np.arange(11), None)
-    batches = list(loop.shuffled(pairs, 4, 3, 0))
+def test_batches_are_full_disjoint_and_reshuffled():
+    order = data.Order(11, 4, 3, 0)
+    batches = [order[step] for step in range(order.steps)]
     assert [len(b) for b in batches] == [4] * 6
     for first, second in zip(batches[::2], batches[1::2], strict=True):
         assert len({*first.tolist(), *second.tolist()}) == 8
     assert not np.array_equal(batches[0], batches[2])
+    assert np.array_equal(order[1], batches[1])  # a position is enough, in any order
+    assert [order.ends(step) for step in range(4)] == [False, True, False, True]
 
 
-def test_an_entry_as_init_gives_its_encoder(small, corpus):
+def test_held_out_pairs_share_no_patient_with_training(small, corpus):
+    shards = corpus(small())
+    patients = shards.table.assign(patient=[f"p{i // 3}" for i in range(20)])
+    named = dataclasses.replace(shards, table=patients)
+    for each, group in ((shards, shards.report), (named, np.arange(20) // 3)):
+        found = data.of_shards(each, "mae", frozenset({"image"}), 0, validated=True, share=0.3)
+        train, valid = group[found.train.rows], group[found.valid.rows]
+        assert not set(train) & set(valid)
+        assert sorted([*found.train.rows, *found.valid.rows]) == list(range(16))
+        assert len(set(valid)) == round(0.3 * len(set(group[:16])))
+    split = shards.table.assign(split=["train"] * 12 + ["valid"] * 8)
+    found = data.of_shards(
+        dataclasses.replace(shards, table=split),
+        "mae",
+        frozenset({"image"}),
+        0,
+        validated=True,
+        share=0.3,
+    )
+    assert found.valid.rows.tolist() == list(range(12, 20))
+    assert found.train.rows.tolist() == list(range(12))
+
+
+def test_an_entry_as_init_gives_its_encoder(small, corpus, stored):
     params = small({"pretrain.methods.mgca.init": "mae"})
     corpus(params)
     loop.run(params, "mae-s0")
     parent = weights.load_method(params, "mae-s0").encoder.state_dict()
-    method = weights.build_method(params, "mgca", 60, 24)
+    method = weights.build_method(params, "mgca", stored)
     weights.initialise(method, params, grid.Pretraining("mgca", 0))
     child = method.encoder.state_dict()
     assert all(torch.equal(parent[k], child[k]) for k in parent)
@@ -223,10 +216,10 @@ def test_an_entry_as_init_gives_its_encoder(small, corpus):
     assert list(tree["parents"]) == ["pretrain/mae-s0", "shards/mimic"]
 
 
-def test_published_weights_are_asked_for_by_file_and_loaded(small, workplace):
+def test_published_weights_are_asked_for_by_file_and_loaded(small, workplace, stored):
     params = small({"pretrain.methods.mgca.init": "deit"})
     item = grid.Pretraining("mgca", 0)
-    method = weights.build_method(params, "mgca", 60, 24)
+    method = weights.build_method(params, "mgca", stored)
     with pytest.raises(CxrmimError, match=r"weights/deit/model.safetensors: no such file; place"):
         weights.initialise(method, params, item)
     folder = workplace / "weights/deit"
@@ -242,14 +235,14 @@ def test_published_weights_are_asked_for_by_file_and_loaded(small, workplace):
 
 
 @pytest.mark.parametrize("positions", ["normal", "zero"])
-def test_bioclinicalbert_is_cut_to_the_layers_of_params(small, workplace, positions):
+def test_bioclinicalbert_is_cut_to_the_layers_of_params(small, workplace, positions, stored):
     params = small(
         {
             "pretrain.text.positions": positions,
             "shards.text.tokenizer": "bioclinicalbert",
         }
     )
-    method = weights.build_method(params, "mgca", 60, 24)
+    method = weights.build_method(params, "mgca", stored)
     torch.manual_seed(1)
     own = {k: torch.randn_like(v) for k, v in method.text_encoder.bert.state_dict().items()}
     old = {
@@ -274,17 +267,16 @@ def test_command_line(small, corpus, capsys):
         ("mgcaa-s0", "did you mean"),
         ("mgca", "must be <entry>-s<seed>"),
         ("cmitm-mae-s0", "another name of mae"),
-        ("cmitm-s0", "no code yet"),
     ):
         assert stop.main(["--checkpoint", unit]) == ParamsError.exit_code
         err = capsys.readouterr().err
         assert words in err and err.count("\n") == 1
 
 
-def test_a_device_that_is_not_there_and_an_unknown_schedule_stop():
+def test_a_device_that_is_not_there_and_an_impossible_schedule_stop():
     if not torch.cuda.is_available():
         with pytest.raises(ParamsError, match="no GPU"):
-            loop.pick_device("cuda")
-        assert loop.pick_device("auto").type == "cpu"
-    with pytest.raises(ParamsError, match="only 'cosine'"):
-        schedule.check(Schedule(name="plateau", warmup=0, start=0, end=0), "gloria")
+            devices.pick_device("cuda")
+        assert devices.pick_device("auto").type == "cpu"
+    with pytest.raises(ParamsError, match="no warm-up"):
+        schedule.check(Schedule(name="plateau", warmup=0.1, start=0, end=0), "gloria")

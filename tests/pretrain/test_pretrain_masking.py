@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import slow_losses as slow
+import slow_released
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -64,6 +65,39 @@ def test_a_report_without_mesh_words(mode, empty, want):
     assert mask[1:3].sum(1).tolist() == [want, want]
     if want:
         assert not torch.equal(mask[1], mask[2])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 40),
+    st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]),
+    st.sampled_from(["high", "low", "random"]),
+    st.integers(0, 999),
+)
+def test_masks_have_exact_counts_and_follow_order_and_scale(tokens, ratio, mode, seed):
+    """int(ratio * N) tokens whatever the map; found or not; a map's scale means nothing."""
+    scores, drawn = noise(4, tokens, seed), noise(4, tokens, seed + 1)
+    found = torch.tensor([True, False, True, True])
+    mask = masking.guided(scores, found, ratio, mode, "random", drawn)
+    assert mask.sum(1).tolist() == [int(ratio * tokens)] * 4
+    scaled = masking.guided(scores * 4, found, ratio, mode, "random", drawn)
+    assert torch.equal(scaled, mask)
+    order = [2, 0, 3, 1]
+    turned = masking.guided(scores[order], found[order], ratio, mode, "random", drawn[order])
+    assert torch.equal(turned, mask[order])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.5]), min_size=2, max_size=40),
+    st.sampled_from([0.25, 0.5, 0.75]),
+    st.integers(0, 999),
+)
+def test_the_diverse_rule_is_the_official_one_whatever_the_ties(values, ratio, seed):
+    scores, drawn = torch.tensor([values]), noise(1, len(values), seed)
+    number = masking.count(ratio, len(values))
+    want = slow_released.diverse(values, ratio, drawn[0].tolist())
+    assert masking.diverse(scores, number, drawn)[0].tolist() == want
 
 
 def test_diverse_draws_other_tokens_for_other_noise():

@@ -91,6 +91,70 @@ def test_released_full_captions_lose_their_last_word_and_sep():
     assert words.collate(sentence(6), np.array([0])).count.tolist() == [3]
 
 
+def test_tokens_keep_their_stored_word(reports):
+    rows = np.array([3, 0, 11])
+    for released in (False, True):
+        text = words.collate(reports, rows, released=released)
+        assert text.word.tolist() == reports.word[rows, : text.ids.shape[1]].tolist()
+
+
+def two_sentences():
+    """CLS a ##b c | d ##e ##f g | h SEP: words of 2, 1 | 3, 1 | 1 pieces; g is a MeSH word."""
+    ids = np.array([[2, 10, 11, 12, 20, 21, 22, 23, 30, 3, 0]], np.int32)
+    word = np.array([[-1, 0, 0, 1, 2, 2, 2, 3, 4, -1, -1]], np.int16)
+    sentence = np.array([[0, 0, 1, 1, 2, -1, -1, -1, -1, -1, -1]], np.int16)
+    return Reports(ids, word, sentence, np.arange(11)[None] == 3, {})
+
+
+@pytest.mark.parametrize(
+    ("u", "length", "ids", "word", "mesh"),
+    [
+        (0.0, None, [2, 10, 11, 12, 3], [-1, 0, 0, 1, -1], [False, False]),
+        (0.34, None, [2, 20, 21, 22, 23, 3], [-1, 0, 0, 0, 1, -1], [False, True]),
+        (0.99, None, [2, 30, 3], [-1, 0, -1], [False]),
+        (0.34, 6, [2, 20, 21, 22, 23, 3], [-1, 0, 0, 0, 1, -1], [False, True]),
+        (0.34, 5, [2, 20, 21, 22, 3], [-1, 0, 0, 0, -1], [False]),
+        (0.34, 4, [2, 20, 21, 3], [-1, 0, 0, -1], [False]),
+    ],
+)
+def test_a_sentence_is_framed_and_cut_as_bert_cuts(u, length, ids, word, mesh):
+    text = words.collate_sentence(two_sentences(), np.array([0]), np.array([u]), length=length)
+    assert text.ids.tolist() == [ids] and text.word.tolist() == [word]
+    assert text.mesh.tolist() == [mesh] and text.sentence.tolist() == [[0] * len(mesh)]
+    assert text.count.tolist() == [len(mesh)]
+    values = torch.arange(len(ids))[None]
+    sums = [sum(i for i, w in enumerate(word) if w == k) for k in range(len(mesh))]
+    assert words.sum_pieces(values, text).tolist() == sums
+
+
+def test_sentences_of_a_batch_are_those_of_each_report(reports):
+    rows = np.array([11, 0, 5, 11, 7])
+    u = np.array([0.1, 0.5, 0.999, 0.7, 0.3])
+    text = words.collate_sentence(reports, rows, u)
+    packed = words.sum_pieces(text.ids, text)
+    at = 0
+    for b, (row, part) in enumerate(zip(rows, u, strict=True)):
+        own = reports.sentence[row]
+        wanted = np.flatnonzero(own == int(part * (own.max() + 1)))
+        tokens = np.flatnonzero(np.isin(reports.word[row], wanted))
+        found = text.ids[b][text.ids[b] != 0].tolist()
+        assert found == [2, *reports.ids[row, tokens], 3]
+        for w in wanted:
+            assert packed[at] == reports.ids[row][reports.word[row] == w].sum()
+            at += 1
+        assert text.mesh[b, : len(wanted)].tolist() == reports.mesh[row, wanted].tolist()
+        assert int(text.count[b]) == len(wanted)
+    assert at == len(packed)
+
+
+def test_sentences_are_drawn_evenly():
+    u = np.random.default_rng(0).random(3000)
+    text = words.collate_sentence(two_sentences(), np.zeros(3000, np.int64), u)
+    heads, counts = text.ids[:, 1].unique(return_counts=True)
+    assert heads.tolist() == [10, 20, 30]
+    assert all(900 < n < 1100 for n in counts.tolist())
+
+
 def test_text_encoder_equals_eager_bert_with_attention_maps(reports):
     torch.manual_seed(0)
     encoder = encoders.TextEncoder(text_model(), 60)
@@ -107,6 +171,11 @@ def test_text_encoder_equals_eager_bert_with_attention_maps(reports):
     torch.testing.assert_close(attention, out.attentions[-1][:, :, 0].mean(1))
     assert not attention[~real].any()
     assert not attention.requires_grad
+    hidden = eager(text.ids, attention_mask=mask, output_hidden_states=True).hidden_states
+    last = encoder.last_states(text.ids, 2)
+    assert len(last) == 2 and len(hidden) == 3
+    for one, other in zip(last, hidden[1:], strict=True):
+        torch.testing.assert_close(one[real], other[real], rtol=1e-4, atol=1e-5)
 
 
 def test_more_padding_does_not_change_the_text_encoder(reports):

@@ -107,9 +107,18 @@ class World:
             found |= {"rows": 90, "not_stored": 40} if leak else {"kept": 80}
             self.write_data("shards", name, found)
 
+    def write_cost(self, checkpoint: str, seconds: object, images: object) -> None:
+        """Record and circumstances of a pretraining."""
+        self.write_data("pretrain", checkpoint, {"images": images})
+        path = self.paths.circumstances("pretrain", checkpoint)
+        path.write_text(json.dumps({"schema": 1, "cost": {"cpu_seconds": seconds}}))
+
     def fill(self) -> None:
         """A record for every run that can be made; values grow with percent and seed."""
         self.fill_data()
+        for entry in grid.entries(self.params):
+            for seed in self.params.seeds.pretrain:
+                self.write_cost(f"{entry}-s{seed}", 100 + seed, 5000)
         for number, run in enumerate(grid.runs(self.params)):
             base = 0.4 + 0.1 * (number % 5) + 0.001 * run.percent + 0.01 * run.seed
             metrics = {"value": base, "metric": "made up", "n": 100}
@@ -117,7 +126,10 @@ class World:
                 scale = 0.01 if run.baseline else 0.05
                 sides = {f"{s}_r{k}": scale * k for s in ("t2i", "i2t") for k in (1, 5, 10)}
                 metrics |= sides
-            self.write(run, metrics)
+            if run.task == "probe" and run.baseline is None:
+                self.write(run, metrics, details={"train_value": 0.9, "rank": 7.25})
+            else:
+                self.write(run, metrics)
 
     def cell_runs(self, table: str, entry: str, dataset: str, percent: int) -> list[grid.Run]:
         block = self.params.grid[table]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from fabricated import attend_details
 
+from cxrmim import cli
 from cxrmim.errors import CheckError
 from cxrmim.report import __main__ as command
 from cxrmim.report import build, cells, render
@@ -62,6 +63,50 @@ def test_banner_is_there_if_and_only_if_phantom(make) -> None:
                 assert (b"Real data" in content) != phantom, path
             if path.suffix == ".svg":  # matplotlib names each text it draws in a comment
                 assert (b"<!-- PHANTOM DATA" in content) == phantom, path
+
+
+STAND_IN = "ImageNet (stand-in: generated shapes)"
+
+
+def test_a_stand_in_is_named_wherever_its_row_is_printed(make) -> None:
+    rows = {"medim_figure3_left": {"rows": ["imagenet", "medim"]}}
+    world = make(over={"grid": rows})
+    run_all(world.params)
+    printed = {"medim_table1": STAND_IN, "cmitm_table1": STAND_IN.replace("Net ", "Net init ")}
+    for name, text in printed.items():
+        assert f"| {text} |" in world.paths.table(name, "md").read_text()
+        assert f"{text} &" in world.paths.table(name, "tex").read_text()
+        with world.paths.table(name, "csv").open(newline="") as handle:
+            said = {
+                (line["row"] == "imagenet", line["stand_in"]) for line in csv.DictReader(handle)
+            }
+        assert said == {(True, "generated shapes"), (False, "")}
+    page = (world.paths.report / "index.html").read_text()
+    for text in printed.values():
+        assert f'scope="row">{text}</th>' in page
+    assert re.search(rf'alt="[^"]*{re.escape(STAND_IN)}', page)  # of the figure
+    drawn = world.paths.figure("medim_figure3_left", "svg").read_text()
+    comments = re.findall(r"<!-- (.*?) -->", drawn)  # matplotlib names each line it draws
+    assert "ImageNet (stand- in: generated shapes)" in " ".join(comments)
+
+
+def test_commands_name_a_stand_in(make, capsys) -> None:
+    make()
+    assert cli.main(["grid"]) == 0
+    line = next(x for x in capsys.readouterr().out.splitlines() if x.split()[:1] == ["imagenet"])
+    assert line.endswith("(stand-in: generated shapes)")
+    cli.main(["trace", "medim_table1:imagenet:chexpert_10"])
+    assert capsys.readouterr().out.splitlines()[0] == f"row {STAND_IN}"
+    cli.main(["trace", "medim_table1:mae:chexpert_10"])
+    assert "stand-in" not in capsys.readouterr().out
+
+
+def test_real_weights_have_no_mark(make) -> None:
+    none = {"stand_in": None}
+    world = make(over={"scales": {"demo": {"pretrain": {"methods": {"imagenet": none}}}}})
+    assert not any(
+        b"stand-in" in content for p, content in run_all(world.params).items() if p.suffix != ".csv"
+    )
 
 
 def test_real_pairs_are_never_drawn(make) -> None:

@@ -112,7 +112,8 @@ def test_new_method_gets_a_row_in_every_table_that_names_it(make) -> None:
 
 def test_rows_follow_the_paper(make) -> None:
     names = [r.name for r in table_of(make(), "cmitm_table1").rows if not r.baseline]
-    assert names == ["Random init", "ImageNet init", "MAE", "MRM", "GLoRIA", "MGCA", "CMITM (ours)"]
+    stand_in = "ImageNet init (stand-in: generated shapes)"
+    assert names == ["Random init", stand_in, "MAE", "MRM", "GLoRIA", "MGCA", "CMITM (ours)"]
 
 
 def test_best_is_marked_by_printed_value_and_never_a_baseline(make) -> None:
@@ -124,7 +125,7 @@ def test_best_is_marked_by_printed_value_and_never_a_baseline(make) -> None:
 
 def test_trend_retrieval_gives_multiples_of_chance(make) -> None:
     table = table_of(make("trend"), "trend_retrieval")
-    cell = table.rows[0].cells[0]
+    cell = next(row for row in table.rows if row.entry == "mgca").cells[0]
     assert cell.n == 3
     assert table.multiple(cell) == pytest.approx(5.0)
 
@@ -160,6 +161,32 @@ def test_find_by_any_printed_name(make, address) -> None:
 )
 def test_find_in_every_kind_of_block(make, address, found) -> None:
     assert cells.find(make().params, address).address == found
+
+
+@pytest.mark.parametrize("row", ["imagenet", "ImageNet", "ImageNet (stand-in: generated shapes)"])
+def test_a_stand_in_is_found_by_entry_name_and_full_name(make, row) -> None:
+    cell = cells.find(make().params, f"medim_table1:{row}:chexpert_10")
+    assert cell.address == "medim_table1:imagenet:chexpert_10"
+    assert cell.name == "ImageNet (stand-in: generated shapes)"
+
+
+def test_published_weights_are_no_stand_in(paper) -> None:
+    assert [e for e in grid.entries(paper) if cells.stand_in(paper, e)] == []
+
+
+@pytest.mark.parametrize("scale", ["demo", "trend", "phantom"])
+def test_only_imagenet_has_a_stand_in(make, scale) -> None:
+    params = make(scale, fill=False).params
+    found = {e: cells.stand_in(params, e) for e in grid.entries(params)}
+    assert {e: said for e, said in found.items() if said} == {"imagenet": "generated shapes"}
+
+
+def test_every_row_of_the_trend_has_a_name(make) -> None:
+    world = make("trend", fill=False)
+    for name in ("trend", "trend_retrieval", "trend_cost"):
+        plan = cells._plan(world.params, name, cells.layout_of(name))
+        assert all(row.name != row.entry for row in plan.rows)
+        assert len({row.name for row in plan.rows}) == len(plan.rows)
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,10 @@ rule pretrain:
     threads: plan.params.threads.pretrain
     params:
         state=lambda wildcards: plan.state("pretrain", wildcards.checkpoint),
+        launcher=plan.pretrain_launcher,
         options=plan.options,
     message:
         "pretrain: {wildcards.checkpoint}"
     shell:
-        "$PYTHON -m cxrmim.pretrain --checkpoint {wildcards.checkpoint}"
+        "$PYTHON {params.launcher} --checkpoint {wildcards.checkpoint}"
         " --threads {threads} {params.options}"

@@ -13,6 +13,7 @@ from cxrmim.progress import track
 from cxrmim.shards.store import Masks
 
 BATCH = 128  # fixed, so that a row's last bits do not depend on the machine's memory
+ROUNDING = 1e-12  # share of a feature's square that float32 cannot tell from nothing
 View = Callable[[Tensor], Tensor]
 
 
@@ -49,6 +50,24 @@ def extract(
             out.append(tokens[:, 0] if pool == "cls" else tokens[:, 1:].mean(dim=1))
     encoder.train(was_training)
     return torch.cat(out).float()
+
+
+def effective_rank(features: Tensor) -> float:
+    """Directions that features spread over: the participation ratio of their covariance.
+
+        (sum_i l_i)^2 / sum_i l_i^2 = trace(C)^2 / |C|_F^2,  l_i the eigenvalues of C
+
+    D if all directions vary alike, 1 if one varies, 0 if none varies by more than float32 rounds.
+
+    Args:
+        features: (n, D).
+    """
+    values = features.cpu().double()
+    centred = values - values.mean(0)
+    covariance = centred.T @ centred / len(centred)
+    if covariance.trace() <= ROUNDING * values.square().sum(1).mean():
+        return 0.0
+    return float(covariance.trace() ** 2 / covariance.square().sum())
 
 
 def views(images: NDArray[np.uint8] | Masks, view: View, device: torch.device) -> Tensor:

@@ -41,6 +41,29 @@ def auc_per_class(
     return out
 
 
+def separation(truth: Floats, score: Floats, multiclass: bool) -> float | None:
+    """The main value of a classifier on images that may lack a class, as the training images do.
+
+    Args:
+        truth: (n, K) labels 1/0, NaN = unknown (left out).
+        score: (n, K), higher = more likely present.
+        multiclass: top-1 accuracy; else the mean AUC of the classes that have both a positive and a
+            negative image.
+
+    Returns:
+        None if no class has both.
+    """
+    if multiclass:
+        return float((score.argmax(axis=1) == truth.argmax(axis=1)).mean())
+    found = []
+    for real, given in zip(truth.T, score.T, strict=True):
+        known = ~np.isnan(real)
+        present = real[known] > 0.5
+        if present.any() and not present.all():
+            found.append(float(roc_auc_score(present, given[known])))
+    return float(np.mean(found)) if found else None
+
+
 def dice(overlap: Ints, area: Ints, truth_area: Ints, empty: str) -> NDArray[np.float64]:
     """Dice coefficient of each image (protocols.md 3, SIIM).
 

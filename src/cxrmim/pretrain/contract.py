@@ -2,17 +2,21 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 from timm.models.vision_transformer import VisionTransformer
 from torch import Generator, Tensor, nn
 
 from cxrmim.errors import CxrmimError
 from cxrmim.plugins import Strict
 from cxrmim.pretrain.parts import augment as augmentation
+from cxrmim.pretrain.parts import world
 from cxrmim.pretrain.parts.decoders import ConvDecoder
-from cxrmim.pretrain.parts.words import Text
+from cxrmim.pretrain.parts.noise import Noise
+from cxrmim.pretrain.parts.words import Raw, Text
 from cxrmim.schema import Augment, TextModel, Vit
 
 
@@ -22,15 +26,43 @@ class NoTextError(CxrmimError):
 
 @dataclass(frozen=True)
 class Batch:
-    """A training batch on the device.
+    """A training batch on the device; one process's share of it where several train together.
 
     Attributes:
-        image: (B, 3, S, S) float, normalised grey replicated to three channels.
-        text: tokenised reports (`parts.words.collate`), None for methods that need images alone.
+        image: (B, 3, C, C) float, normalised grey replicated to three channels; C is the method's
+            `crop`.
+        text: tokenised captions, or one random sentence of each (`parts.words.collate`).
+        raw: tokenised whole reports (`parts.words.collate_raw`).
+        label: (B,) int64 class of each image.
+        noise: the batch's random numbers: masks, sentences.
     """
 
     image: Tensor
     text: Text | None = None
+    raw: Raw | None = None
+    label: Tensor | None = None
+    noise: Noise = field(default_factory=Noise)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Tokenised text as a corpus stores it; zeros where it has none.
+
+    Attributes:
+        vocab: WordPiece pieces of the captions.
+        length: stored tokens a caption, before trimming.
+        mask: id of [MASK] among the captions' pieces.
+        raw_vocab: WordPiece pieces of whole reports.
+        raw_length: stored tokens a whole report.
+        raw_mask: id of [MASK] among the whole reports' pieces.
+    """
+
+    vocab: int = 0
+    length: int = 0
+    mask: int = 0
+    raw_vocab: int = 0
+    raw_length: int = 0
+    raw_mask: int = 0
 
 
 @dataclass(frozen=True)
@@ -43,8 +75,9 @@ class Setup:
         text: text encoder dimensions and switches.
         image: side of the encoder's input in px.
         augment: augmentation; its mean and std define the pixel values that restoration aims at.
-        vocab: WordPiece pieces, 0 for methods without text.
-        length: stored tokens a caption, before trimming.
+        stored: vocabularies and lengths of the corpus' text.
+        negatives: ``batch``: contrast and BatchNorm see the pairs of all processes; ``shard``: each
+            process those of its own.
     """
 
     options: Strict
@@ -52,8 +85,8 @@ class Setup:
     text: TextModel
     image: int
     augment: Augment
-    vocab: int
-    length: int
+    stored: Stored = Stored()
+    negatives: Literal["batch", "shard"] = "batch"
 
     @property
     def grid(self) -> int:
@@ -64,6 +97,15 @@ class Setup:
     def patches(self) -> int:
         """Patches of an image, N."""
         return self.grid**2
+
+    @property
+    def joined(self) -> bool:
+        """Whether statistics and candidates are shared by all processes."""
+        return self.negatives == "batch"
+
+    def gather(self, x: Tensor) -> Tensor:
+        """(B, ...) -> rows of all processes in rank order, or `x` where each keeps to its own."""
+        return world.gather(x) if self.joined else x
 
 
 @dataclass(frozen=True)
@@ -84,22 +126,45 @@ class Maps:
 class Method(nn.Module, ABC):
     """A pretraining method.
 
-    `losses` gives named terms, `weights` their weights; the loop minimises the weighted sum. Random
-    draws (masks, sentences) come from torch's global generator, which the loop seeds.
+    `losses` gives named terms, `weights` their weights; the loop minimises the weighted sum. Where
+    several processes share a batch, each gives its share of every term: the mean over processes is
+    the term of the joined batch. Random draws (masks, sentences) come from the batch's `noise`.
 
     Attributes:
         encoder: the ViT that goes downstream; ``forward_features(x) -> (B, 1 + N, D)``.
         decoder: the convolutional decoder that goes downstream for segmentation, if there is one.
-        needs: fields of `Batch` that the method reads.
+        needs: fields of `Batch` that the method reads; ``sentence`` asks for one random sentence of
+            each caption in place of ``text``. Set it in the constructor if it depends on options.
+        inherits: prefixes of the weights that are taken from the entry that `init` names.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"image"})
+    needs: frozenset[str] = frozenset({"image"})
+    inherits: tuple[str, ...] = ("encoder.",)
     encoder: VisionTransformer
 
     def __init__(self, setup: Setup) -> None:
         super().__init__()
         self.setup = setup
         self.decoder: ConvDecoder | None = None
+
+    @property
+    def crop(self) -> int:
+        """Side of the training crop in px."""
+        return self.setup.image
+
+    def own_images(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]] | None:
+        """(N, H, H) images and (N,) classes of a method that does not learn from the corpus."""
+        return None
+
+    @property
+    def released_words(self) -> bool:
+        """Whether captions are cut into words as the official code does (`words.collate`)."""
+        return False
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted sum of the terms, and the terms."""
+        losses = self.losses(batch)
+        return self.total(losses), losses
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -1,34 +1,31 @@
-"""The training loop: shards -> a trained method and its numbers."""
+"""The training loop: a corpus -> a trained method and its numbers."""
 
 import logging
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cxrmim import grid, record
+from cxrmim import grid, job, record
 from cxrmim.errors import CxrmimError, DataError, ParamsError
 from cxrmim.params import Params
 from cxrmim.paths import Paths
-from cxrmim.pretrain import weights
-from cxrmim.pretrain.contract import Batch, Method
-from cxrmim.pretrain.parts import augment, words
-from cxrmim.pretrain.schedule import build_optimiser, check, learning_rate
-from cxrmim.progress import track
+from cxrmim.pretrain import data, validation, weights
+from cxrmim.pretrain.contract import Method
+from cxrmim.pretrain.devices import build_accelerator, check_processes
+from cxrmim.pretrain.parts import world
+from cxrmim.pretrain.schedule import build_optimiser, build_schedule, check
+from cxrmim.pretrain.state import Keeper, keeper
+from cxrmim.pretrain.validation import Validation
+from cxrmim.pretrain.watch import TOTAL, DivergedError, Live, Watch, rounded
+from cxrmim.progress import meter
 from cxrmim.shards.store import Shards, open_shards
 
 log = logging.getLogger("cxrmim")
-Rows = npt.NDArray[np.int64]
-POINTS = 50  # points of the recorded loss curve
-WATCH = 25  # steps between looks at the losses; each look waits for the device
-
-
-class DivergedError(CxrmimError):
-    """The loss is no finite number."""
+Tree = dict[str, Any]
+SAVE, STOP = 1, 2
 
 
 @dataclass(frozen=True)
@@ -37,241 +34,310 @@ class Trained:
 
     Attributes:
         method: the method, on the device that it was trained on.
-        metrics: final losses by term, loss curve, steps, images seen.
+        metrics: final losses by term, loss curve, steps, images seen, epochs and why they ended.
     """
 
     method: Method
     metrics: dict[str, object]
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """The training rows of a corpus.
-
-    Attributes:
-        rows: (P,) image rows in the shards.
-        reports: (P,) report row of each, None where the corpus has none.
-    """
-
-    rows: Rows
-    reports: Rows | None
-
-
 def run(params: Params, checkpoint: str) -> None:
     """Train one checkpoint, write its weights and its record.
 
+    A run that was killed goes on from its last saved state and ends with the same weights.
+
     Raises:
         CxrmimError: shards or weights to start from are missing, or training diverged.
+        StoppedError: SIGTERM came; the state is saved.
     """
     item = grid.entry_of(checkpoint)
     block = params.pretraining(item.entry)[1]
+    paths = Paths(params.scale)
+    check_processes(params, checkpoint)
     shards: Shards | None = None
-    if block.trains:
+    if grid.reads_corpus(block):
         corpus = params.pretrain.corpus
-        tree = record.read(Paths(params.scale).record("shards", corpus))
+        tree = record.read(paths.record("shards", corpus))
         record.verify(tree, "checksums")  # of the other files, which opening holds to them
-        shards = open_shards(Paths(params.scale).shards(corpus))
+        shards = open_shards(paths.shards(corpus))
     torch.manual_seed(item.seed)
     method = prepare(params, item, shards)
     used = weights.initialise(method, params, item)
-    trained = train(params, item, method, shards)
-    path = weights.save_method(params, checkpoint, trained.method)
-    record.write(
-        params,
-        "pretrain",
-        checkpoint,
-        inputs=used,
-        outputs={"weights": path},
-        parents=grid.parents(params, "pretrain", checkpoint),
-        metrics=trained.metrics,
-        seed=item.seed,
-    )
+    states = keeper(params, checkpoint)
+    with job.warnings() as warnings:
+        trained = train(params, item, method, shards, states=states, warnings=warnings)
+    if job.rank() == 0:
+        path = weights.save_method(params, checkpoint, trained.method, used)
+        record.write(
+            params,
+            "pretrain",
+            checkpoint,
+            inputs=used,
+            outputs={"weights": path},
+            parents=grid.parents(params, "pretrain", checkpoint),
+            metrics=trained.metrics,
+            seed=item.seed,
+            cost=states.cost,
+        )
+        states.clear()
+    world.wait()
 
 
 def prepare(params: Params, item: grid.Pretraining, shards: Shards | None) -> Method:
     """Build an item's method for a corpus; an untrained one needs none."""
-    reports = None if shards is None else shards.reports
-    vocab, length = (0, 0) if reports is None else (reports.vocab_size, reports.ids.shape[1])
-    return weights.build_method(params, item.entry, vocab, length)
+    return weights.build_method(params, item.entry, data.stored_text(shards))
 
 
-def train(params: Params, item: grid.Pretraining, method: Method, shards: Shards | None) -> Trained:
+def train(
+    params: Params,
+    item: grid.Pretraining,
+    method: Method,
+    shards: Shards | None,
+    *,
+    states: Keeper | None = None,
+    warnings: job.Warnings | None = None,
+) -> Trained:
     """Train a method; one that is not trained is handed back as it is.
 
-    The same parameters, seed and shards give the same weights bit by bit on a CPU thread.
-
-    Raises:
-        ParamsError: an optimiser, schedule or augmentation is missing.
-        DataError: the corpus has too few pairs or no reports.
-        DivergedError: a loss is not finite; names the source rows of the batch.
-    """
-    block = params.pretraining(item.entry)[1]
-    if not block.trains or shards is None:
-        return Trained(method, {"steps": 0, "images": 0})
-    if block.optim is None or block.schedule is None or block.augment is None:
-        raise ParamsError(f"pretrain entry {item.entry}: needs optim, schedule and augment")
-    check(block.schedule, item.entry)
-    pairs = find_pairs(shards, item, needs_text="text" in method.needs, shuffle=block.shuffle_pairs)
-    per_epoch = len(pairs.rows) // block.batch
-    if per_epoch == 0:
-        raise DataError(
-            f"{params.pretrain.corpus}: {len(pairs.rows)} training pairs do not fill a batch of "
-            f"{block.batch}; lower `batch` of {item.entry}"
-        )
-    steps = per_epoch * block.epochs
-    device = pick_device(params.pretrain.device)
-    method = method.to(device).train()
-    optimiser = build_optimiser(method, block.optim)
-    half = params.pretrain.precision == "bf16" and device.type == "cuda"
-    torch.manual_seed(stream(item.seed, 1))  # dropout, masks, sentences
-    augmenting = torch.Generator(device).manual_seed(stream(item.seed, 2))
-    watch = Watch(shards, per_epoch, steps)
-    order = shuffled(pairs, block.batch, block.epochs, stream(item.seed, 3))
-    for step, picked in enumerate(track(order, item.checkpoint, steps)):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, steps, block.optim.lr, block.schedule)
-        batch = load_batch(params, method, shards, pairs, picked, device, augmenting)
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            losses = method.losses(batch)
-        total = method.total(losses)
-        optimiser.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
-        method.after_backward(step // per_epoch)
-        if block.optim.clip > 0:
-            torch.nn.utils.clip_grad_norm_(method.parameters(), block.optim.clip)
-        optimiser.step()
-        watch.note(step, pairs.rows[picked], {**losses, "total": total})
-    return Trained(method.eval(), watch.metrics() | {"steps": steps, "images": steps * block.batch})
-
-
-def find_pairs(shards: Shards, item: grid.Pretraining, *, needs_text: bool, shuffle: bool) -> Pairs:
-    """The training rows and their reports.
+    The same parameters, seed and corpus give the same weights bit by bit on a CPU thread, killed
+    and resumed at any step or not.
 
     Args:
-        shards: the corpus.
-        item: whose seed shuffles.
-        needs_text: the method reads reports.
-        shuffle: control experiment: every report is exchanged for another study's, once and for
-            all. The images of a study keep a common report.
+        params: all parameters.
+        item: entry and seed.
+        method: with its starting weights.
+        shards: the corpus; None for a method that brings its own images or is not trained.
+        states: where states are saved and looked for; without it nothing is written at all.
+        warnings: what signals have asked for.
 
     Raises:
-        DataError: reports are needed and the corpus has none.
+        ParamsError: an optimiser, schedule or augmentation is missing, or a batch does not divide.
+        DataError: the corpus has too few pairs or no reports.
+        DivergedError: a loss is not finite or has exploded; names the source rows of the batch.
+        StoppedError: SIGTERM came and the state is saved.
     """
-    rows = shards.rows("train")
-    if not needs_text:
-        return Pairs(rows, None)
-    if shards.report is None or shards.reports is None:
-        raise DataError(f"{shards.folder}: holds no reports, and {item.entry} learns from them")
-    reports = np.asarray(shards.report[rows], np.int64)
-    if shuffle:
-        known, inverse = np.unique(reports, return_inverse=True)
-        ring = np.random.default_rng(stream(item.seed, 4)).permutation(len(known))
-        partner = np.empty_like(ring)
-        partner[ring] = np.roll(ring, 1)  # one cycle through all: nobody keeps their own
-        reports = known[partner[inverse]]
-    return Pairs(rows, reports)
+    if not params.pretraining(item.entry)[1].trains:
+        return Trained(method, {"steps": 0, "images": 0})
+    training = Training(params, item, method, shards, states)
+    first = 0
+    found = None if states is None else states.load()
+    if found is not None:
+        first = int(found["step"])
+        training.load_state_dict(found)
+    if not world.agree(first) == first == -world.agree(-first):
+        raise CxrmimError("the processes found different states; give them one results folder")
+    if states is not None and world.rank() == 0:
+        training.watch.live = Live(Paths(params.scale).curves(item.checkpoint), first)
+    steps = training.order.steps
+    with meter(item.checkpoint, steps, first, shown=world.rank() == 0) as tell:
+        for step in range(first, steps):
+            if training.ended:
+                break
+            training.step(step)
+            if training.order.ends(step):
+                training.close_epoch(training.order.epoch(step))
+            if step + 1 < steps and not training.ended:
+                _attend(training, step + 1, states, warnings or job.Warnings())
+            tell(step + 1, training.watch.line)
+    return training.finish()
 
 
-def shuffled(pairs: Pairs, size: int, epochs: int, seed: int) -> Iterator[Rows]:
-    """Batches of pair numbers, reshuffled every epoch; an incomplete last batch is dropped."""
-    generator = np.random.default_rng(seed)
-    for _ in range(epochs):
-        order = generator.permutation(len(pairs.rows))
-        for start in range(0, len(order) - size + 1, size):
-            yield order[start : start + size]
+def _attend(training: "Training", step: int, states: Keeper | None, warnings: job.Warnings) -> None:
+    """Between two steps: save when it is time or a signal asks for it; stop if told to.
+
+    Raises:
+        StoppedError: SIGTERM came to any of the processes.
+    """
+    if states is None:
+        return
+    timed = world.rank() == 0 and states.due
+    asked = world.agree(STOP if warnings.stop else SAVE if warnings.save or timed else 0)
+    if not asked:
+        return
+    training.watch.look(training.rate)  # nothing is saved unseen
+    if world.rank() == 0:
+        states.save(step, training.state_dict())
+    warnings.save = False
+    world.wait()
+    if asked == STOP:
+        raise job.StoppedError(
+            f"stopped by SIGTERM at step {step}; saved; run the same command to go on"
+        )
 
 
-def load_batch(
-    params: Params,
-    method: Method,
-    shards: Shards,
-    pairs: Pairs,
-    picked: Rows,
-    device: torch.device,
-    generator: torch.Generator,
-) -> Batch:
-    """Gather pairs, move them to the device and augment them there."""
-    stored = torch.from_numpy(np.asarray(shards.images[pairs.rows[picked]]))
-    image = augment.train(
-        words.to_device(stored, device), method.setup.augment, params.pretrain.image, generator
-    )
-    if pairs.reports is None or shards.reports is None:
-        return Batch(image)
-    released = params.pretrain.text.attn_shift == "released"
-    return Batch(
-        image, words.collate(shards.reports, pairs.reports[picked], device, released=released)
-    )
+class Training:
+    """One training between two of its steps: everything that a saved state holds.
 
+    Args:
+        params: all parameters.
+        item: entry and seed.
+        method: with its starting weights.
+        shards: the corpus, None for a method's own images.
+        states: only asked, in messages, what it holds.
+    """
 
-class Watch:
-    """Losses of a run: kept on the device, looked at every few steps."""
+    def __init__(
+        self,
+        params: Params,
+        item: grid.Pretraining,
+        method: Method,
+        shards: Shards | None,
+        states: Keeper | None = None,
+    ) -> None:
+        block, shared = params.pretraining(item.entry)[1], params.pretrain
+        if block.optim is None or block.schedule is None or block.augment is None:
+            raise ParamsError(f"pretrain entry {item.entry}: needs optim, schedule and augment")
+        check(block.schedule, item.entry)
+        self.seed, self.clip, self.micro = item.seed, block.optim.clip, shared.accumulate
+        validated = validation.asked_for(block)
+        self.corpus = read_corpus(params, item, method, shards, validated=validated)
+        self.order = data.Order(len(self.corpus.train.rows), block.batch, block.epochs, item.seed)
+        if self.order.per_epoch == 0:
+            raise DataError(
+                f"{self.corpus.name}: {self.order.count} training pairs do not fill a batch of "
+                f"{block.batch}; lower `batch` of {item.entry}"
+            )
+        self.accelerator = accelerator = build_accelerator(params, method)
+        data.check_batch(params, item.entry, block.batch, world.size())
+        self.method = method.to(accelerator.device).train()
+        self.model = accelerator.prepare_model(self.method)
+        plain = build_optimiser(self.method, block.optim)
+        self.optimiser = accelerator.prepare_optimizer(plain)
+        self.schedule = build_schedule(plain, block.schedule, self.order.steps)
+        self.loader = data.Loader(self.corpus, self.method, accelerator.device, item.seed)
+        self.validation: Validation | None = None
+        if self.corpus.valid is not None:
+            parts = self.micro * (1 if method.setup.joined else world.size())
+            self.validation = Validation(
+                self.method,
+                self.loader,
+                self.corpus.valid,
+                block.batch // parts,
+                drop=shared.loader.drop_val,
+                stop=block.stop,
+            )
+        self.watch = Watch(
+            block.batch,
+            shared.explode,
+            self.corpus.name,
+            rows=lambda step: self.corpus.source[self.corpus.train.rows[self.order[step]]].tolist(),
+            kept=lambda: "no states are kept" if states is None else states.kept,
+        )
 
-    def __init__(self, shards: Shards, per_epoch: int, steps: int) -> None:
-        self.shards, self.per_epoch, self.steps = shards, per_epoch, steps
-        self.names: list[str] = []
-        self.recent: list[tuple[Rows, Tensor]] = []
-        self.values: list[npt.NDArray[np.float64]] = []
+    @property
+    def rate(self) -> float:
+        """The learning rate."""
+        return float(self.optimiser.param_groups[0]["lr"])
 
-    def note(self, step: int, rows: Rows, losses: dict[str, Tensor]) -> None:
-        """Take in a step's terms.
+    @property
+    def ended(self) -> bool:
+        """Whether the validation loss has ended the training before its last epoch."""
+        return self.validation is not None and self.validation.exhausted
+
+    def step(self, number: int) -> None:
+        """Take a step; nothing in it waits for the device, but for a look every few steps."""
+        self.schedule.at(number)
+        pairs = self.corpus.train.of(self.order[number])
+        rank, size = world.rank(), world.size()
+        torch.manual_seed(data.stream(self.seed, data.DROPOUT, number, rank))
+        terms: dict[str, Tensor] = {}
+        for part in range(self.micro):
+            share = data.Share(part * size + rank, self.micro * size)
+            batch = self.loader.train(pairs, number, share)
+            with self.accelerator.accumulate(self.model):
+                total, losses = self.model(batch)
+                self.accelerator.backward(total)
+                if self.accelerator.sync_gradients:
+                    self.method.after_backward(self.order.epoch(number))
+                    if self.clip > 0:
+                        self.accelerator.clip_grad_norm_(self.method.parameters(), self.clip)
+                self.optimiser.step()
+                self.optimiser.zero_grad()
+            for name, value in {**losses, TOTAL: total}.items():
+                mean = value.detach() / self.micro
+                terms[name] = terms[name] + mean if name in terms else mean
+        self.watch.note(terms)
+        if self.watch.due:
+            self.watch.look(self.rate)
+
+    def close_epoch(self, epoch: int) -> None:
+        """Look at the losses; validate, and let schedule and early stopping see the result.
 
         Raises:
-            DivergedError: a recent step's loss is not finite.
+            DivergedError: the validation loss is not finite.
         """
-        self.names = list(losses)
-        self.recent.append((rows, torch.stack([x.detach().float() for x in losses.values()])))
-        if len(self.recent) == WATCH or step + 1 == self.steps:
-            self._look(step + 1 - len(self.recent))
-        if (step + 1) % self.per_epoch == 0:
-            self._report(step)
-
-    def _look(self, first: int) -> None:
-        values = torch.stack([v for _, v in self.recent]).double().cpu().numpy()
-        bad = np.flatnonzero(~np.isfinite(values).all(1))
-        if len(bad):
-            rows = self.recent[bad[0]][0]
-            source = self.shards.table["source_row"].to_numpy()[rows].tolist()
+        self.watch.look(self.rate)
+        self.watch.report(epoch, self.order.per_epoch)
+        if self.validation is None:
+            return
+        loss = self.validation.look()
+        log.info("epoch %d: validation %.4f", epoch, loss)
+        if not math.isfinite(loss):
             raise DivergedError(
-                f"step {first + int(bad[0])}: the loss is not finite; lower the learning rate, or "
-                f"look at source rows {source} of {self.shards.folder.name}"
+                f"epoch {epoch}: the validation loss is not finite; lower the learning rate; "
+                f"{self.watch.kept()}"
             )
-        self.values.extend(values)
-        self.recent.clear()
+        self.schedule.judge(loss)
 
-    def _report(self, step: int) -> None:
-        if self.values:
-            mean = np.mean(self.values[-self.per_epoch :], 0)
-            terms = ", ".join(f"{n} {v:.4f}" for n, v in zip(self.names, mean, strict=True))
-            log.info("epoch %d: %s", step // self.per_epoch, terms)
+    def finish(self) -> Trained:
+        """The trained method, in eval mode, and its numbers."""
+        self.watch.look(self.rate)
+        steps, per_epoch = len(self.watch.values), self.order.per_epoch
+        metrics: Tree = self.watch.metrics(per_epoch) | {
+            "steps": steps,
+            "images": steps * self.order.batch,
+            "epochs": steps // per_epoch,
+        }
+        if self.validation is not None:
+            self.validation.select()
+            metrics |= self.validation.metrics(rounded)
+            metrics["stopped"] = "validation" if self.ended else "last epoch"
+        method: Method = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        self.accelerator.free_memory()
+        return Trained(method.eval(), metrics)
 
-    def metrics(self) -> dict[str, object]:
-        """Means of the last epoch by term, and the total over about 50 stretches of the run."""
-        values = np.array(self.values)
-        final = values[-self.per_epoch :].mean(0)
-        total = values[:, self.names.index("total")]
-        curve = [float(x.mean()) for x in np.array_split(total, min(POINTS, len(total)))]
+    def state_dict(self) -> Tree:
+        """Everything that the next step depends on; random numbers depend on its number alone."""
+        scaler = self.accelerator.scaler
         return {
-            "losses": {n: _rounded(v) for n, v in zip(self.names, final.tolist(), strict=True)},
-            "curve": [_rounded(v) for v in curve],
+            "method": self.method.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "watch": self.watch.state_dict(),
+            "validation": None if self.validation is None else self.validation.state_dict(),
         }
 
+    def load_state_dict(self, tree: Tree) -> None:
+        """Restore."""
+        self.method.load_state_dict(tree["method"])
+        self.optimiser.load_state_dict(tree["optimiser"])
+        self.schedule.load_state_dict(tree["schedule"])
+        self.watch.load_state_dict(tree["watch"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(tree["scaler"])
+        if self.validation is not None:
+            self.validation.load_state_dict(tree["validation"])
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.6g}") if math.isfinite(value) else value
 
-
-def stream(seed: int, purpose: int) -> int:
-    """Seed of one of a run's independent random streams."""
-    return int(np.random.SeedSequence([seed, purpose]).generate_state(1)[0])
-
-
-def pick_device(name: str) -> torch.device:
-    """Device that params name; ``auto`` takes a GPU if there is one.
-
-    Raises:
-        ParamsError: a GPU is asked for and there is none.
-    """
-    has = torch.cuda.is_available()
-    if name == "cuda" and not has:
-        raise ParamsError("pretrain.device = 'cuda': torch sees no GPU; set it to auto or cpu")
-    return torch.device("cuda" if has and name != "cpu" else "cpu")
+def read_corpus(
+    params: Params,
+    item: grid.Pretraining,
+    method: Method,
+    shards: Shards | None,
+    *,
+    validated: bool,
+) -> data.Corpus:
+    """What an item learns from: the corpus, or the images that its method brings along."""
+    share = params.pretrain.loader.valid
+    if shards is None:
+        return data.of_method(method, item.entry, item.seed, validated=validated, share=share)
+    return data.of_shards(
+        shards,
+        item.entry,
+        method.needs,
+        item.seed,
+        shuffle=params.pretraining(item.entry)[1].shuffle_pairs,
+        validated=validated,
+        share=share,
+    )

@@ -6,7 +6,7 @@ from cxrmim import plugins
 from cxrmim.params import Params
 from cxrmim.paths import Paths, atomic
 from cxrmim.record import Tree, canonical
-from cxrmim.report import audit, cells, render
+from cxrmim.report import audit, cells, cost, render
 from cxrmim.report.cells import Records, Table
 from cxrmim.report.outputs import AUDIT, blocks, page
 
@@ -20,11 +20,18 @@ def build_tables(params: Params) -> None:
         CheckError: a run that could be made, or a dataset, has no usable record.
     """
     paths = Paths(params.scale)
-    tables, audited = all_tables(params, Records(params)), audit.lines(params)
+    records = Records(params)
+    tables, audited = all_tables(params, records), audit.lines(params)
+    costs = {name: cost.lines(params, name, records) for name in cost.tables(params)}
     for table in tables:
         _write(paths.table(table.id, "csv"), render.to_csv(table).encode())
         _write(paths.table(table.id, "md"), render.to_markdown(table, params).encode())
         _write(paths.table(table.id, "tex"), render.to_latex(table, params).encode())
+    for name, lines in costs.items():
+        layout = cells.layout_of(name)
+        _write(paths.table(name, "csv"), cost.to_csv(name, lines).encode())
+        _write(paths.table(name, "md"), cost.to_markdown(layout, lines, params).encode())
+        _write(paths.table(name, "tex"), cost.to_latex(name, layout, lines, params).encode())
     _write(paths.table(AUDIT, "csv"), audit.to_csv(audited).encode())
     _write(paths.table(AUDIT, "md"), audit.to_markdown(audited, params).encode())
     _write(paths.summary, canonical(summary(tables)))
@@ -68,10 +75,12 @@ def build_page(params: Params) -> None:
 
 
 def all_tables(params: Params, records: Records) -> list[Table]:
-    """Every table of the grid that has a plug-in, filled in."""
+    """Every table of the grid that has a plug-in and prints its cells, filled in."""
+    others = cost.tables(params)
     return [
         cells.build(params, name, cells.layout_of(name), records)
         for name in blocks(params, "table")
+        if name not in others
     ]
 
 

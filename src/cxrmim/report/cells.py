@@ -13,7 +13,7 @@ from cxrmim.grid import Run
 from cxrmim.params import Params
 from cxrmim.paths import Paths
 from cxrmim.report import published
-from cxrmim.report.layout import Column, Layout
+from cxrmim.report.layout import ROWS, Column, Layout
 from cxrmim.report.outputs import blocks
 
 Tree = dict[str, Any]
@@ -81,13 +81,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One row: an entry or a trivial baseline; `marks` describe it, `cells` follow the columns."""
+    """One row: an entry or a trivial baseline; `marks` describe it, `cells` follow the columns.
+
+    `stand_in` says what stands in for weights that the scale has not got; `name` says so too.
+    """
 
     entry: str
     name: str
     baseline: bool
     marks: tuple[str, ...]
     cells: tuple[Cell, ...]
+    stand_in: str = ""
 
 
 @dataclass(frozen=True)
@@ -213,8 +217,10 @@ def find(params: Params, address: str) -> Cell:
     Raises:
         ParamsError: there is no such cell; names the nearest ones.
     """
-    parts = [part.strip() for part in address.split(":")]
-    if len(parts) != 3 or not all(parts):
+    first, _, rest = address.partition(":")
+    middle, _, last = rest.rpartition(":")  # a row's printed name may hold a colon
+    parts = [part.strip() for part in (first, middle, last)]
+    if not all(parts):
         raise ParamsError(
             f"{address!r}: not a cell; write TABLE:ROW:COLUMN, as medim_table1:medim:chexpert_1"
         )
@@ -231,12 +237,24 @@ def find(params: Params, address: str) -> Cell:
         return replace(cell, state="missing", reason=str(error))
 
 
+def stand_in(params: Params, entry: str) -> str:
+    """What stands in for the weights of an entry at this scale; empty if nothing does."""
+    if entry.startswith(grid.BASELINE):
+        return ""
+    return params.pretraining(entry)[1].stand_in or ""
+
+
+def _suffix(said: str) -> str:
+    """What a row's name ends in where something stands in for its weights."""
+    return f" (stand-in: {said})" if said else ""
+
+
 def _plan(params: Params, block: str, layout: Layout) -> Table:
     """The table with its cells' runs and pending reasons, nothing read yet."""
     wanted = params.grid[block]
     readers = {c.dataset: grid.reader(params, c.dataset) for c in wanted.cells}
     columns = layout.columns(block, wanted, readers)
-    names = dict(layout.names) | published.table(block).names
+    names = ROWS | dict(layout.names) | published.table(block).names
     entries = grid.rows(params, params.grid[block])
     printed = [e for e in published.table(block).names if e in entries]
     tasks = dict.fromkeys(c.cells.task for c in columns)
@@ -246,10 +264,11 @@ def _plan(params: Params, block: str, layout: Layout) -> Table:
     for entry in [*dict.fromkeys([*printed, *entries]), *baselines]:
         bare = entry.removeprefix(grid.BASELINE)
         baseline = entry in baselines
-        name = BASELINES.get(bare, bare) if baseline else names.get(entry, entry)
+        said = stand_in(params, entry)
+        name = BASELINES.get(bare, bare) if baseline else names.get(entry, entry) + _suffix(said)
         cells = tuple(_planned(params, block, entry, name, column) for column in columns)
         marks = layout.marked.get(entry, ("",) * len(layout.marks))
-        rows.append(Row(entry, name, baseline, marks, cells))
+        rows.append(Row(entry, name, baseline, marks, cells, said))
     return Table(block, layout, columns, tuple(rows), params.manifest.source)
 
 
@@ -275,7 +294,8 @@ def _filled(cell: Cell, records: Records) -> Cell:
 
 def _row_names(row: Row) -> list[str]:
     bare = row.entry.removeprefix(grid.BASELINE)
-    return [row.entry, row.name, row.name.rstrip("*"), bare]
+    short = row.name.removesuffix(_suffix(row.stand_in))
+    return [row.entry, row.name, short, short.rstrip("*"), bare]
 
 
 def _column_names(columns: Sequence[Column]) -> dict[str, list[str]]:

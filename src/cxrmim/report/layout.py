@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from cxrmim.errors import ParamsError
 from cxrmim.schema import Block, Cells
@@ -14,6 +15,17 @@ DATASETS = {
     "nih": "NIH X-ray",
     "rsna": "RSNA",
 }
+METHODS = {
+    "random": "Random init",
+    "imagenet": "ImageNet",
+    "mae": "MAE",
+    "gloria": "GLoRIA",
+    "mrm": "MRM",
+    "mgca": "MGCA",
+    "medim": "MedIM",
+    "cmitm": "CMITM",
+}
+ROWS = METHODS | {f"{entry}-shuffled": f"{name}, pairs shuffled" for entry, name in METHODS.items()}
 
 
 @dataclass(frozen=True)
@@ -59,9 +71,10 @@ class Layout:
         stub: heading of the row names.
         marks: headings of further columns that describe a row.
         marked: their cells by entry.
-        names: row names by entry, where no paper printed one.
+        names: row names by entry, where no paper printed one and they differ from `ROWS`.
         decimals: digits after the point of the published values.
         multiple_of: a baseline; our values are also given as multiples of its value.
+        prints: what the table shows: its `cells`, or the `cost` of pretraining beside them.
     """
 
     title: str
@@ -74,6 +87,7 @@ class Layout:
     names: Mapping[str, str] = field(default_factory=dict)
     decimals: int = 2
     multiple_of: str | None = None
+    prints: Literal["cells", "cost"] = "cells"
 
     def columns(self, block: str, grid: Block, readers: Mapping[str, str]) -> tuple[Column, ...]:
         """Columns of a block, in grid order.

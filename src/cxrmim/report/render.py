@@ -20,6 +20,7 @@ HEADER = (
     "difference",
     "state",
     "reason",
+    "stand_in",
 )
 LEGEND = (
     "Ours: mean ± standard deviation (n - 1) over n runs, best of a column in bold, trivial "
@@ -100,6 +101,7 @@ def to_csv(table: Table) -> str:
                 "" if cell.difference is None else f"{cell.difference:+.2f}",
                 cell.state,
                 cell.reason,
+                row.stand_in,
             ]
             if extra:
                 times = table.multiple(cell)

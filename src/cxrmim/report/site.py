@@ -7,7 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cxrmim import grid, plugins
 from cxrmim.params import Params
-from cxrmim.report import audit, cells, pairs, render
+from cxrmim.report import audit, cells, cost, pairs, render
 from cxrmim.report.cells import Records, Table
 from cxrmim.report.layout import Layout
 from cxrmim.report.outputs import blocks
@@ -64,6 +64,10 @@ def render_page(params: Params, tables: list[Table], records: Records) -> str:
         banner=render.banner(params),
         phantom=params.manifest.source == "phantom",
         tables=[(table, table.best()) for table in tables],
+        costs=[
+            (n, cells.layout_of(n), cost.lines(params, n, records)) for n in cost.tables(params)
+        ],
+        cost=cost,
         figures=figures,
         audit=audit,
         audited=audit.lines(params),

@@ -57,8 +57,7 @@ def run(run: Run, bench: Bench) -> Result:
     rows = bench.rows(run.dataset, "test")
     chosen = pairs.choose(reports, report[rows], options.pairs)
     rows = rows[[pair.place for pair in chosen]]
-    released = bench.params.pretrain.text.attn_shift == "released"
-    text = collate(reports, report[rows], bench.device, released=released)
+    text = collate(reports, report[rows], bench.device, released=method.released_words)
     sentence = torch.tensor([[pair.sentence] for pair in chosen], device=bench.device)
     text = replace(text, sentence=text.sentence.masked_fill(text.sentence != sentence, -1))
     stored = features.block(shards.images, rows, bench.device)

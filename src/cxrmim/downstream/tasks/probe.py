@@ -43,10 +43,14 @@ def run(run: Run, bench: Bench) -> Result:
 
     Returns:
         Predictions: one row a test image, `label_<class>` (truth) and `score_<class>` (logit).
+        Details: beside the course of training, what tells why a row is low: `train_value`, the same
+        metric on the images that the head was trained on, and `rank`, the effective rank of the
+        test images' features.
     """
     import torch
 
     from cxrmim.downstream import linear
+    from cxrmim.downstream.features import effective_rank
 
     options = Options.model_validate(bench.params.downstream.probe)
     names, labels = bench.classes(run.dataset), bench.labels(run.dataset)
@@ -64,6 +68,7 @@ def run(run: Run, bench: Bench) -> Result:
         generator(run, "probe"),
     )
     logits = head(features[test]).cpu().numpy()
+    fitted = metrics.separation(labels[train], head(features[train]).cpu().numpy(), multiclass)
     return Result(
         scores(bench.identity(run.dataset, test), names, labels[test], logits, multiclass),
         {
@@ -71,6 +76,8 @@ def run(run: Run, bench: Bench) -> Result:
             "epochs": len(head.losses),
             "stopped": head.stopped,
             "valid_loss": round(head.losses[head.best_epoch - 1], 6),
+            "train_value": None if fitted is None else round(fitted, 6),
+            "rank": round(effective_rank(features[test]), 4),
             "train_n": len(train),
             "valid_n": len(valid),
         },

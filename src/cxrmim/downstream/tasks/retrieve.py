@@ -49,12 +49,11 @@ def run(run: Run, bench: Bench) -> Result:
     images, rows = bench.shards(run.dataset).images, bench.rows(run.dataset, "test")
     reports, report = bench.reports(run.dataset)
     texts, which = retrieval.distinct(reports.ids, report[rows])
-    released = bench.params.pretrain.text.attn_shift == "released"
     image, text = [], []
     try:
         with torch.no_grad():
             for part in np.split(texts, range(features.BATCH, len(texts), features.BATCH)):
-                words = collate(reports, part, bench.device, released=released)
+                words = collate(reports, part, bench.device, released=method.released_words)
                 text.append(method.embed_text(words))
             for part in np.split(rows, range(features.BATCH, len(rows), features.BATCH)):
                 image.append(method.embed_image(view(features.block(images, part, bench.device))))

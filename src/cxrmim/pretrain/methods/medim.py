@@ -12,31 +12,19 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from cxrmim.errors import ParamsError
-from cxrmim.plugins import Strict
 from cxrmim.pretrain.contract import Batch, Maps, Setup
-from cxrmim.pretrain.methods.mgca import MGCA, Aligned, text_of
+from cxrmim.pretrain.methods.mgca import MGCA, Aligned
+from cxrmim.pretrain.methods.mgca import Options as MGCAOptions
 from cxrmim.pretrain.parts import augment, losses, masking
 from cxrmim.pretrain.parts.decoders import ConvDecoder, upsampled_conv
+from cxrmim.pretrain.parts.noise import Noise
 from cxrmim.pretrain.parts.precision import widen
-from cxrmim.pretrain.parts.words import Text, unpack
+from cxrmim.pretrain.parts.words import unpack
 
 
-class Options(Strict):
+class Options(MGCAOptions):
     """MGCA's options, the masking strategies and the decoder."""
 
-    dim: Annotated[int, Field(ge=1)]
-    hidden: Annotated[int, Field(ge=1)]
-    prototypes: Annotated[int, Field(ge=2)]
-    tau_global: Annotated[float, Field(gt=0)]
-    tau_local: Annotated[float, Field(gt=0)]
-    tau_proto: Annotated[float, Field(gt=0)]
-    sinkhorn_eps: Annotated[float, Field(gt=0)]
-    sinkhorn_rounds: Annotated[int, Field(ge=1)]
-    weight_ita: Annotated[float, Field(ge=0)]
-    weight_local: Annotated[float, Field(ge=0)]
-    weight_proto: Annotated[float, Field(ge=0)]
-    freeze_prototypes: Annotated[int, Field(ge=0)]
-    clip_weights: tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]]
     alpha: Annotated[float, Field(ge=0)]
     kwm: bool
     sdm: bool
@@ -65,7 +53,13 @@ class MedIM(MGCA):
                 f"pretrain.methods.medim.options.decoder = {o.decoder}: each block doubles the "
                 f"side, which must lead from 1 to pretrain.vit.patch = {setup.vit.patch} px"
             )
-        self.decoder = ConvDecoder(setup.vit.width, o.decoder)
+        if o.att_space == "raw" and setup.vit.width != setup.text.width:
+            raise ParamsError(
+                "pretrain.methods.medim.options.att_space = 'raw': compares image and text "
+                f"features, so pretrain.vit.width = {setup.vit.width} must equal "
+                f"pretrain.text.width = {setup.text.width}"
+            )
+        self.decoder = ConvDecoder(setup.vit.width, o.decoder, sync=setup.joined)
         self.restore_heads = nn.ModuleDict(
             {name: nn.Conv2d(o.decoder[-1], 3, 3, padding=1) for name in self.strategies}
         )
@@ -86,7 +80,7 @@ class MedIM(MGCA):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """MGCA's three terms and one restoration error for each strategy."""
         aligned = self.align(batch)
-        _, masks = self._guide(aligned, text_of(batch), None)
+        _, masks = self._guide(aligned, batch.noise)
         target = augment.pixels(batch.image, self.setup.augment)
         restored = self.restore(aligned.patches, masks)
         return aligned.terms | {
@@ -118,34 +112,33 @@ class MedIM(MGCA):
         return {n: x.tanh() if self.options.tanh else x for n, x in out.items()}
 
     @torch.no_grad()
-    def _guide(
-        self, aligned: Aligned, text: Text, generator: Generator | None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _guide(self, aligned: Aligned, noise: Noise) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Attention maps (eq. 2, 5) and masks, (B, N) for each strategy."""
-        o, device = self.options, text.ids.device
-        attention = aligned.attention
+        o, text, attention = self.options, aligned.text, aligned.attention
+        device = attention.device
         if o.att_space == "raw":  # the paper's E_img . E_text, without temperature
             words = unpack(widen(aligned.words.detach()), text)
             attention = losses.attend(words, widen(aligned.patches.detach()), 1.0)
         rows, tokens = len(attention), attention.shape[2]
         flags = {"kwm": text.mesh}
         if o.sdm:
-            u = torch.rand(rows, device=device, generator=generator)
+            u = noise.rand(rows, device=device)
             flags["sdm"] = masking.draw_sentence(text.sentence, o.sentence_words, u)
         maps, masks = {}, {}
         for name in self.strategies:
             flag = flags[name]
-            noise = torch.rand(rows, tokens, device=device, generator=generator)
+            drawn = noise.rand(rows, tokens, device=device)
             maps[name] = (flag[:, None].to(attention.dtype) @ attention).squeeze(1)
             masks[name] = masking.guided(
-                maps[name], flag.any(1), o.ratio, o.mask_mode, o.empty_mesh, noise
+                maps[name], flag.any(1), o.ratio, o.mask_mode, o.empty_mesh, drawn
             )
         return maps, masks
 
     @torch.no_grad()
     def report_maps(self, batch: Batch, generator: Generator | None = None) -> Maps:
         """Attention maps and masks of a batch, (B, g, g) for each strategy."""
-        maps, masks = self._guide(self.align(batch), text_of(batch), generator)
+        noise = batch.noise if generator is None else Noise(generator)
+        maps, masks = self._guide(self.align(batch), noise)
         grid = self.setup.grid
         return Maps(
             {name: x.reshape(-1, grid, grid) for name, x in maps.items()},

@@ -11,24 +11,25 @@ import math
 import torch
 from torch import Generator, Tensor
 
+from cxrmim.pretrain.parts.noise import Noise
 from cxrmim.schema import Augment
 
 SHARPEST = 1e-3  # sigma in px below which a blur is the identity
 
 
-def train(images: Tensor, augment: Augment, size: int, generator: Generator) -> Tensor:
+def train(images: Tensor, augment: Augment, size: int, random: Generator | Noise) -> Tensor:
     """Augment a training batch.
 
     Args:
         images: (B, H, H) uint8 stored squares.
         augment: what to draw.
         size: side of the encoder's input in px.
-        generator: on the images' device.
+        random: numbers of the batch; a generator is on the images' device.
 
     Returns:
         (B, 3, size, size) float, grey replicated and normalised.
     """
-    draw = Draw(len(images), images.device, generator)
+    draw = Draw(len(images), images.device, random)
     rows, columns = boxes(draw, augment, images.shape[-1], size)
     flip = draw.chance(augment.flip)
     x = sample(images, rows, columns, size, flip, cubic=augment.crop == "resized")
@@ -60,12 +61,13 @@ def evaluate(images: Tensor, augment: Augment, size: int) -> Tensor:
 class Draw:
     """Random numbers of a batch, one a sample."""
 
-    def __init__(self, count: int, device: torch.device, generator: Generator) -> None:
-        self.count, self.device, self.generator = count, device, generator
+    def __init__(self, count: int, device: torch.device, random: Generator | Noise) -> None:
+        self.count, self.device = count, device
+        self.noise = random if isinstance(random, Noise) else Noise(random)
 
     def uniform(self, low: float, high: float) -> Tensor:
         """(B,) uniform in [low, high)."""
-        u = torch.rand(self.count, device=self.device, generator=self.generator)
+        u = self.noise.rand(self.count, device=self.device)
         return low + (high - low) * u
 
     def chance(self, p: float) -> Tensor:

@@ -8,6 +8,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cxrmim.pretrain.parts.norms import BatchNorm2d
+
 
 class ConvDecoder(nn.Module):
     """Blocks of conv 3x3, BatchNorm, ReLU and nearest x2 (MedIM §2.3: "conv-bn-relu-upsample").
@@ -15,14 +17,15 @@ class ConvDecoder(nn.Module):
     Args:
         width: channels of the tokens that come in, D.
         channels: channels after each block; four blocks turn a patch of 16 px into pixels.
+        sync: BatchNorm sees the maps of all processes.
     """
 
-    def __init__(self, width: int, channels: Sequence[int]) -> None:
+    def __init__(self, width: int, channels: Sequence[int], *, sync: bool = False) -> None:
         super().__init__()
         self.width, self.channels = width, tuple(channels)
         pairs = zip((width, *channels[:-1]), channels, strict=True)
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairs)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in channels)
+        self.norms = nn.ModuleList(BatchNorm2d(c, sync=sync) for c in channels)
 
     def coarse(self, tokens: Tensor) -> Tensor:
         """All but the last upsampling; `upsampled_conv` of a head makes up for it.
@@ -72,20 +75,24 @@ def _fold(kernel: Tensor, along: int, phase: int) -> Tensor:
     return torch.stack([first, torch.stack([before + middle, after], along)], phase)
 
 
-def sincos_positions(width: int, grid: int) -> Tensor:
+def sincos_positions(width: int, grid: int, form: str = "mae") -> Tensor:
     """Fixed sin-cos positions of MAE (rA util/pos_embed.py): CLS is zero.
 
-    The first half of the channels encodes the column, the second the row; frequencies run from 1 to
-    1e-4 (omega_k = 10000^(-k / (width / 4))).
+    The first half of the channels encodes the column, the second the row. Frequencies run from 1
+    down to about 1e-4: omega_k = 10000^(-k / (width / 4)) for k < width / 4. MRM's code divides
+    twice in the wrong order, omega_k = 10000^(-k / width), which stops at about 0.1 (exactness.md
+    A6).
 
     Args:
         width: channels, a multiple of 4.
         grid: patches along one side.
+        form: mae | released (MRM's).
 
     Returns:
         (1, 1 + grid * grid, width) float32.
     """
-    omega = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width / 4))
+    slowest = {"mae": width / 4, "released": float(width)}[form]
+    omega = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / slowest)
     angle = torch.arange(grid, dtype=torch.float64)[:, None] * omega
     line = torch.cat([angle.sin(), angle.cos()], 1)
     column = line[None, :, :].expand(grid, grid, -1)
@@ -94,25 +101,17 @@ def sincos_positions(width: int, grid: int) -> Tensor:
     return torch.cat([torch.zeros(1, width, dtype=torch.float64), table])[None].float()
 
 
-class PatchDecoder(nn.Module):
-    """Transformer decoder of a masked autoencoder (rA models_mae.py:164-196).
+class TokenDecoder(nn.Module):
+    """Transformer blocks of a masked autoencoder's decoder and their LayerNorm (eps 1e-6).
 
     Args:
-        inside: width of the encoder's tokens.
-        width: width of the decoder.
+        width: width of the tokens.
         depth: blocks.
         heads: attention heads.
-        grid: patches along one side.
-        out: numbers predicted for a patch.
     """
 
-    def __init__(
-        self, inside: int, width: int, depth: int, heads: int, grid: int, out: int
-    ) -> None:
+    def __init__(self, width: int, depth: int, heads: int) -> None:
         super().__init__()
-        self.embed = nn.Linear(inside, width)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.positions = nn.Parameter(sincos_positions(width, grid), requires_grad=False)
         norm = partial(nn.LayerNorm, eps=1e-6)
         self.blocks = nn.Sequential(
             *(
@@ -121,25 +120,38 @@ class PatchDecoder(nn.Module):
             )
         )
         self.norm = norm(width)
+        self.apply(xavier)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, 1 + N, W) -> the same shape."""
+        decoded: Tensor = self.norm(self.blocks(tokens))
+        return decoded
+
+
+class PatchDecoder(TokenDecoder):
+    """Pixels of the masked patches (rA models_mae.py:164-196).
+
+    Args:
+        width: width of the tokens.
+        depth: blocks.
+        heads: attention heads.
+        out: numbers predicted for a patch.
+    """
+
+    def __init__(self, width: int, depth: int, heads: int, out: int) -> None:
+        super().__init__(width, depth, heads)
         self.predict = nn.Linear(width, out)
+        xavier(self.predict)
 
-    def forward(self, tokens: Tensor, kept: Tensor, masked: Tensor) -> Tensor:
-        """Predict the masked patches.
-
-        Attention does not care for order, so the tokens stay as CLS, kept, masked.
-
-        Args:
-            tokens: (B, 1 + K, D) encoded CLS and kept patches.
-            kept: (B, K) their places.
-            masked: (B, n) places of the others.
-
-        Returns:
-            (B, n, out) in the order of `masked`.
-        """
-        rows = len(tokens)
-        x = self.embed(tokens)
-        x = torch.cat([x, self.mask_token.to(x.dtype).expand(rows, masked.shape[1], -1)], 1)
-        places = torch.cat([torch.zeros_like(kept[:, :1]), kept + 1, masked + 1], 1)
-        x = self.norm(self.blocks(x + self.positions[0][places]))
-        predicted: Tensor = self.predict(x[:, -masked.shape[1] :])
+    def masked(self, tokens: Tensor, number: int) -> Tensor:
+        """(B, 1 + N, W), the masked patches last -> (B, number, out) predicted for them."""
+        predicted: Tensor = self.predict(self.norm(self.blocks(tokens)[:, -number:]))
         return predicted
+
+
+def xavier(module: nn.Module) -> None:
+    """Uniform Xavier weights and no bias for a linear layer (rA models_mae.py:72-84)."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -13,6 +13,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 from cxrmim.pretrain.parts.precision import widen
 from cxrmim.pretrain.parts.words import PAD
@@ -148,12 +149,26 @@ class TextEncoder(nn.Module):
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """(B, L) ids -> hidden states (B, L, C), attention from CLS to every token (B, L)."""
         mask = ids != PAD
-        positions = torch.zeros_like(ids[:1]) if self.positions == "zero" else None
         last = self.bert.encoder.layer[-1].attention.self
         with captured(last.query, last.key) as found:
-            # a four-dimensional mask is used as it is; a two-dimensional one costs a device sync
-            hidden = self.bert(
-                ids, attention_mask=mask[:, None, None], position_ids=positions, return_dict=True
-            ).last_hidden_state
+            hidden = self._run(ids, mask).last_hidden_state
         query, key = found
         return hidden, cls_attention(query, key, self.heads, mask)
+
+    def last_states(self, ids: Tensor, number: int) -> tuple[Tensor, ...]:
+        """(B, L) ids -> hidden states (B, L, C) after each of the last `number` layers."""
+        states: tuple[Tensor, ...] = self._run(ids, ids != PAD, states=True).hidden_states
+        return states[-number:]
+
+    def _run(
+        self, ids: Tensor, mask: Tensor, *, states: bool = False
+    ) -> BaseModelOutputWithPoolingAndCrossAttentions:
+        positions = torch.zeros_like(ids[:1]) if self.positions == "zero" else None
+        # a four-dimensional mask is used as it is; a two-dimensional one costs a device sync
+        return self.bert(
+            ids,
+            attention_mask=mask[:, None, None],
+            position_ids=positions,
+            output_hidden_states=states,
+            return_dict=True,
+        )

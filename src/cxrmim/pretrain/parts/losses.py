@@ -1,42 +1,59 @@
 """Losses as plain functions of tensors, without loops; call them in float32 or wider."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cxrmim.pretrain.parts.words import Text, unpack
+from cxrmim.pretrain.parts import world
 
+Gather = Callable[[Tensor], Tensor]
 HIDDEN = -1e4  # a score whose probability is exactly zero beside real ones, yet finite
 
 
-def contrast(image: Tensor, text: Tensor, tau: float) -> Tensor:
+def own_rows(x: Tensor) -> Tensor:
+    """The rows of one process: what `contrast` and `swap` gather by default."""
+    return x
+
+
+def contrast(image: Tensor, text: Tensor, tau: float, gather: Gather = own_rows) -> Tensor:
     """Image-text alignment (MGCA eq. 2-4): CE over rows plus CE over columns, no factor 1/2.
+
+    Each process scores its own images against all reports and its own reports against all images;
+    the mean over processes is the loss of the joined batch.
 
     Args:
         image: (B, d) unit vectors.
         text: (B, d) unit vectors of the same pairs.
         tau: temperature.
+        gather: rows of all processes in rank order, with gradient (`Setup.gather`).
     """
-    scores = image @ text.T / tau
-    target = torch.arange(len(scores), device=scores.device)
-    return F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)
+    images, texts = gather(image), gather(text)
+    target = torch.arange(len(images), device=image.device)[_own(image, images)]
+    rows = F.cross_entropy(image @ texts.T / tau, target)
+    return rows + F.cross_entropy(text @ images.T / tau, target)
 
 
-def importance(attention: Tensor, valid: Tensor, clip: tuple[float, float]) -> Tensor:
+def _own(x: Tensor, gathered: Tensor) -> slice:
+    """Where a process's rows lie among those that it gathered, which may be its own only."""
+    return world.own(len(x)) if len(gathered) > len(x) else slice(None)
+
+
+def importance(attention: Tensor, used: Tensor, clip: tuple[float, float]) -> Tensor:
     """Weights omega of words or patches from attention (rG mgca_module.py).
 
-    Non-zero entries are clipped to two quantiles of the non-zero entries (linear interpolation),
-    then each row is divided by its sum.
+    Entries in use are clipped to two quantiles of theirs (linear interpolation), then each row is
+    divided by its sum. Words in use are those with attention; patches all are.
 
     Args:
         attention: (B, N) non-negative.
-        valid: (B, N) bool, the slot holds a word or patch.
+        used: (B, N) bool.
         clip: lower and upper quantile.
 
     Returns:
-        (B, N), zero outside `valid`; rows sum to 1, or to 0 where nothing is valid.
+        (B, N), zero outside `used`; rows sum to 1, or to 0 where nothing is in use.
     """
-    used = valid & (attention > 0)
     order = attention.masked_fill(~used, torch.inf).sort(1).values
     last = (used.sum(1, keepdim=True) - 1).clamp(min=0)
     low, high = (_quantile(order, last, q) for q in clip)
@@ -88,34 +105,37 @@ def attend(words: Tensor, patches: Tensor, tau: float) -> Tensor:
 def align(
     words: Tensor,
     patches: Tensor,
-    text: Text,
+    valid: Tensor,
     word_weight: Tensor,
     patch_weight: Tensor,
     tau: float,
+    *,
+    pads: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Token-wise bidirectional alignment inside each pair (MGCA eq. 5-8, protocols §2).
 
     Words attend to patches, the attended vector is normalised; patches attend to the real words,
     the attended vector is not normalised (ViT). Each item must find its own attended vector among
-    those of its pair. Padding is neither candidate nor target.
+    those of its pair. Padding is neither candidate nor target, unless `pads`.
 
     Args:
-        words: (M, d) packed unit vectors.
+        words: (B, W, d) unit vectors; zero, or with `pads` a unit vector, where there is no word.
         patches: (B, N, d) unit vectors.
-        text: where the words belong.
+        valid: (B, W) bool, the slot holds a word.
         word_weight: (B, W) omega of the words.
         patch_weight: (B, N) omega of the patches.
         tau: temperature of attention and scores.
+        pads: as in the official code, empty slots attend and are candidates for the words, of
+            weight zero (exactness.md B). Patches never attend to them.
 
     Returns:
         The loss (sum of both sides), and the attention (B, W, N) of the words without gradient.
     """
-    words = unpack(words, text)
-    valid = text.valid
     similar = words @ patches.transpose(1, 2) / tau
     attention = similar.softmax(2)
     seen = F.normalize(attention @ patches, dim=-1)
-    word_loss = matched(words @ seen.transpose(1, 2) / tau, word_weight, valid)
+    scores = words @ seen.transpose(1, 2) / tau
+    word_loss = matched(scores, word_weight, None if pads else valid)
 
     back = similar.transpose(1, 2).masked_fill(~valid[:, None, :], HIDDEN).softmax(2)
     patch_loss = matched(patches @ (back @ words).transpose(1, 2) / tau, patch_weight)
@@ -145,7 +165,9 @@ def sinkhorn(scores: Tensor, eps: float, rounds: int) -> Tensor:
     return (plan * plan.shape[1]).T
 
 
-def swap(image: Tensor, text: Tensor, tau: float, eps: float, rounds: int) -> Tensor:
+def swap(
+    image: Tensor, text: Tensor, tau: float, eps: float, rounds: int, gather: Gather = own_rows
+) -> Tensor:
     """Cross-modal prototype alignment (MGCA eq. 9-11): each side predicts the other's code.
 
     Args:
@@ -154,30 +176,15 @@ def swap(image: Tensor, text: Tensor, tau: float, eps: float, rounds: int) -> Te
         tau: temperature of the prediction.
         eps: entropy of the codes.
         rounds: Sinkhorn rounds.
+        gather: rows that share a transport plan, those of all processes or one's own.
     """
-    code_image, code_text = sinkhorn(image, eps, rounds), sinkhorn(text, eps, rounds)
+    code_image, code_text = (_codes(x, eps, rounds, gather) for x in (image, text))
     one = (code_image * F.log_softmax(text / tau, 1)).sum(1).mean()
     other = (code_text * F.log_softmax(image / tau, 1)).sum(1).mean()
     return -(one + other) / 2
 
 
-def patchify(image: Tensor, patch: int) -> Tensor:
-    """(B, 3, S, S) -> (B, N, patch * patch * 3); a vector runs over row, column, channel."""
-    rows, width, side = len(image), image.shape[1], image.shape[2] // patch
-    x = image.reshape(rows, width, side, patch, side, patch)
-    return x.permute(0, 2, 4, 3, 5, 1).reshape(rows, side * side, patch * patch * width)
-
-
-def patch_error(predicted: Tensor, target: Tensor, *, norm_pix: bool) -> Tensor:
-    """MSE of predicted patches (MAE; rA models_mae.py:198-213).
-
-    Args:
-        predicted: (B, n, p) of the masked patches only.
-        target: (B, n, p) their pixels.
-        norm_pix: normalise each target patch by its own mean and unbiased variance (+ 1e-6 under
-            the root; exactness.md A15).
-    """
-    if norm_pix:
-        variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
-        target = (target - mean) / (variance + 1e-6).sqrt()
-    return F.mse_loss(predicted, target)
+def _codes(scores: Tensor, eps: float, rounds: int, gather: Gather) -> Tensor:
+    """(B, K) codes of a process's rows from the plan of all rows."""
+    everyone = gather(scores.detach())
+    return sinkhorn(everyone, eps, rounds)[_own(scores, everyone)]

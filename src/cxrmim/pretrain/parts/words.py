@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cxrmim.shards.store import Reports
+from cxrmim.shards.store import RawReports, Reports
 
 PAD = 0
 Rows = npt.NDArray[np.int64]
@@ -31,6 +31,7 @@ class Text:
         pieces: (T,) int64 positions of all word pieces in the flattened (B * L) tokens.
         owner: (T,) int64 packed word (0 .. M-1) of each piece.
         slots: (M,) int64 position of each packed word in the flattened (B * W) words.
+        word: (B, L) int64 stored word number of each token, -1 for CLS, SEP and PAD.
     """
 
     ids: Tensor
@@ -40,11 +41,38 @@ class Text:
     pieces: Tensor
     owner: Tensor
     slots: Tensor
+    word: Tensor
 
     @property
     def valid(self) -> Tensor:
         """(B, W) bool: the slot holds a word."""
         return torch.arange(self.sentence.shape[1], device=self.count.device) < self.count[:, None]
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Whole reports of a batch on the device; L tokens, not trimmed (MRM scores padding too).
+
+    Attributes:
+        ids: (B, L) int64 WordPiece ids, PAD 0 after the last.
+        word: (B, L) int64 word of each token in its report, -1 for special tokens and PAD.
+    """
+
+    ids: Tensor
+    word: Tensor
+
+
+def collate_raw(reports: RawReports, rows: Rows, device: torch.device | str = "cpu") -> Raw:
+    """Gather whole reports into a batch.
+
+    Args:
+        reports: stored arrays.
+        rows: (B,) report numbers.
+        device: where the tensors go.
+    """
+    ids = torch.from_numpy(np.asarray(reports.ids[rows], np.int64))
+    word = torch.from_numpy(np.asarray(reports.word[rows], np.int64))
+    return Raw(to_device(ids, device), to_device(word, device))
 
 
 def collate(
@@ -61,23 +89,91 @@ def collate(
             (exactness.md A2; rG models/backbones/encoder.py aggregate_tokens).
     """
     ids = np.asarray(reports.ids[rows], np.int64)
-    word = np.asarray(reports.word[rows], np.int64)
+    stored = np.asarray(reports.word[rows], np.int64)
     lengths = np.maximum((ids != PAD).sum(1), 1)
-    count = word.max(1) + 1
+    word, count = stored, stored.max(1) + 1
     if released:
         word, count = _with_sep(ids, word, lengths, count)
     tokens, words = int(lengths.max()), max(int(count.max()), 1)
-    ids, word = ids[:, :tokens], word[:, :tokens]
     sentence = np.asarray(reports.sentence[rows, :words], np.int64)
     mesh = np.asarray(reports.mesh[rows, :words], bool)
-    real = np.arange(words) < count[:, None]
     if released:  # SEP's slot belongs to no sentence; a word that was lost has no flag left
+        real = np.arange(words) < count[:, None]
         sentence, mesh = np.where(real, sentence, -1), mesh & real
+    ids, word, stored = ids[:, :tokens], word[:, :tokens], stored[:, :tokens]
+    return _pack(ids, word, stored, sentence, mesh, count, device)
+
+
+def collate_sentence(
+    reports: Reports,
+    rows: Rows,
+    u: npt.NDArray[np.float64],
+    device: torch.device | str = "cpu",
+    length: int | None = None,
+) -> Text:
+    """Gather one random sentence of each caption, framed by CLS and SEP (GLoRIA, CMITM).
+
+    A sentence is taken as stored: where the caption was cut, its last one is what is left of it.
+
+    Args:
+        reports: stored arrays.
+        rows: (B,) report numbers; repeats are fine.
+        u: (B,) uniform random numbers in [0, 1); each picks evenly among a caption's sentences.
+        device: where the tensors go.
+        length: most tokens of a sentence with CLS and SEP; pieces beyond are cut and SEP stays, as
+            BERT's tokenizer truncates. None keeps all.
+    """
+    ids = np.asarray(reports.ids[rows], np.int64)
+    word = np.asarray(reports.word[rows], np.int64)
+    sentence = np.asarray(reports.sentence[rows], np.int64)
+    batch = np.arange(len(ids))
+    total = np.maximum(sentence.max(1) + 1, 1)
+    pick = np.minimum((u * total).astype(np.int64), total - 1)[:, None]
+    inside = (word >= 0) & (np.take_along_axis(sentence, np.maximum(word, 0), 1) == pick)
+    place = np.cumsum(inside, 1)  # of a chosen piece in its sentence, after CLS
+    room = ids.shape[1] if length is None else length - 2
+    row, column = np.nonzero(inside & (place <= room))
+    place = place[row, column]
+    tokens = np.bincount(row, minlength=len(ids)) + 2
+    out, numbers = np.full((2, len(ids), int(tokens.max())), [[[PAD]], [[-1]]], np.int64)
+    out[:, 0] = ids[:, 0]
+    out[batch, tokens - 1] = ids[batch, np.maximum((ids != PAD).sum(1), 1) - 1]
+    out[row, place] = ids[row, column]
+    first = (sentence == pick).argmax(1)  # number in its caption of the sentence's first word
+    numbers[row, place] = word[row, column] - first[row]
+    count = numbers.max(1) + 1
+    slot = np.arange(max(int(count.max()), 1))
+    real = slot < count[:, None]
+    at = np.minimum(first[:, None] + slot, sentence.shape[1] - 1)
+    mesh = np.take_along_axis(np.asarray(reports.mesh[rows], bool), at, 1) & real
+    return _pack(out, numbers, numbers, np.where(real, 0, -1), mesh, count, device)
+
+
+def _pack(
+    ids: Rows,
+    word: Rows,
+    stored: Rows,
+    sentence: Rows,
+    mesh: npt.NDArray[np.bool_],
+    count: Rows,
+    device: torch.device | str,
+) -> Text:
+    """Make the indices of a batch's packed words and move all to the device.
+
+    Args:
+        ids: (B, L).
+        word: (B, L) word that each token is summed to, -1 for none.
+        stored: (B, L) word numbers without special tokens.
+        sentence: (B, W).
+        mesh: (B, W).
+        count: (B,) words of each report.
+        device: where the tensors go.
+    """
     first = np.concatenate([[0], np.cumsum(count)[:-1]])
     pieces = np.flatnonzero(word >= 0)
     owner = (word + first[:, None]).ravel()[pieces]
-    slots = np.flatnonzero(real)
-    arrays = (ids, sentence, mesh, count, pieces, owner, slots)
+    slots = np.flatnonzero(np.arange(sentence.shape[1]) < count[:, None])
+    arrays = (ids, sentence, mesh, count, pieces, owner, slots, stored)
     return Text(*(to_device(torch.from_numpy(array), device) for array in arrays))
 
 

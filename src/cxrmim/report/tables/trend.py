@@ -7,5 +7,4 @@ LAYOUT = Layout(
     caption="CheXpert mAUC (x100) of a linear probe on small ViTs, mean and spread over "
     "pretraining seeds. Compare the rows above the line with each other only: the pixel "
     "regression sees the same images without any pretraining.",
-    names={"random": "Random init", "mae": "MAE", "mgca": "MGCA", "medim": "MedIM"},
 )
