@@ -39,10 +39,10 @@ test: install ## lint, types, unit tests, a tiny workflow end to end
 
 trend: install ## does learning happen? three pretraining seeds, about 22 minutes on 2 cores
 	@$(SNAKEMAKE) --config scale=trend
-	@cat results/trend/tables/trend.md results/trend/tables/trend_retrieval.md
+	@cat results/trend/tables/trend.md results/trend/tables/trend_retrieval.md results/trend/tables/trend_cost.md
 
-bench: install ## speed of the data stop on this machine, about 5 minutes; results in benchmarks/results
-	@for each in nih_table phantom shards_prepare shards_read; do echo "== $$each"; $(BIN)/python benchmarks/$$each.py || exit 1; done
+bench: install ## speed of the data stop and of pretraining steps on this machine, about 9 minutes; results in benchmarks/results
+	@for each in nih_table phantom shards_prepare shards_read pretrain_steps; do echo "== $$each"; $(BIN)/python benchmarks/$$each.py || exit 1; done
 
 lint: install ## formatters, in place
 	$(BIN)/ruff format src tests benchmarks
