@@ -14,6 +14,7 @@ from cxrmim import grid, record
 from cxrmim.downstream import __main__ as command
 from cxrmim.downstream import features, recompute, runs
 from cxrmim.downstream.contract import Bench, Result
+from cxrmim.downstream.tasks import probe
 from cxrmim.errors import CheckError
 
 PROBE = "random-s0/chexpert-probe-100-s0"
@@ -209,9 +210,8 @@ def test_the_encoder_is_frozen_and_in_eval_mode(bench: Bench) -> None:
         bench.shards("chexpert").images,
         bench.view("mae-s0"),
         torch.device("cpu"),
-        "cls",
     )
-    assert torch.equal(again, wanted)
+    assert torch.equal(again["cls"], wanted)
     runs.predict(grid.Run("mae-s0", "chexpert", "probe", 100, 0), bench)
     after = bench.method("mae-s0").state_dict()
     assert all(torch.equal(after[k], v) for k, v in before.items())
@@ -233,6 +233,23 @@ def test_a_probe_tells_how_well_it_fits_and_how_its_features_spread(workspace: W
     assert 1 <= many["rank"] <= workspace.params.pretrain.vit.width
     for details in (few, many):
         assert 0.5 < details["train_value"] <= 1
+        assert "other_value" not in details  # the other pooling is tried where labels are scarce
+
+
+def test_scarce_labels_are_tried_on_the_other_pooling_too(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it tells is what a run with that pooling scores."""
+    monkeypatch.setattr(probe, "SCARCE", 10)
+    run = grid.Run.parse("random-s0/chexpert-probe-10-s0")
+    found = {}
+    for pool in ("cls", "avg"):
+        bench = Bench(workspace.changed(probe={"pool": pool}).params)
+        result = runs.predict(run, bench)
+        value = runs.keep(bench.params, run, result)["value"]
+        found[pool] = value, result.details["other_value"]
+    assert found["cls"] == pytest.approx(found["avg"][::-1], abs=1e-6)
+    assert found["cls"][0] != found["cls"][1]
 
 
 def test_features_are_extracted_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

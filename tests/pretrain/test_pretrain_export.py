@@ -56,6 +56,21 @@ def test_the_call_on_the_card_gives_the_same_features(exported, workplace, monke
         assert torch.equal(model(image), method.encoder(image))
 
 
+@pytest.mark.parametrize("name", ["README.md", "model.safetensors"])
+def test_files_of_others_are_not_replaced(exported, workplace, name):
+    """`--to .` must not cost a project its README, nor `--to weights/deit` published weights."""
+    params, train = exported
+    train()
+    folder = workplace / "mine"
+    folder.mkdir()
+    (folder / name).write_text("mine")
+    with pytest.raises(ParamsError, match=f"{name}: is there and is no export"):
+        export.export(params, "mae-s0", folder)
+    assert [(p.name, p.read_text()) for p in folder.iterdir()] == [(name, "mine")]
+    export.export(params, "mae-s0", workplace / "out")
+    export.export(params, "mae-s0", workplace / "out")  # an earlier export is replaced
+
+
 def test_the_call_for_vit_b_is_timms_own_name(paper):
     call = export.call(paper)
     assert call == (
@@ -122,3 +137,12 @@ def test_unknown_checkpoints_and_wrong_files_are_refused(exported, workplace, ca
     assert "exports/demo-mae-s0/model.safetensors" in capsys.readouterr().out
     assert cli.main(["export", "mae-s0", "--to", "elsewhere"]) == 0
     assert (workplace / "elsewhere" / "README.md").is_file()
+
+
+def test_the_card_of_a_stand_in_says_so(exported, workplace):
+    params, train = exported
+    for checkpoint, said in (("imagenet-s0", True), ("mae-s0", False)):
+        train(checkpoint)
+        _, card = export.export(params, checkpoint, workplace / checkpoint)
+        told = card.read_text(encoding="utf-8")
+        assert ("A stand-in (generated shapes): these are not the weights" in told) is said

@@ -158,3 +158,25 @@ def step(method, batch):
     assert total.isfinite()
     after = method.encoder.state_dict()
     assert any(not torch.equal(before[k], after[k]) for k in before)
+
+
+@pytest.mark.parametrize("entry", [e for e in READY if not e.startswith("imagenet")])
+def test_an_evaluation_sees_as_much_as_the_contrast_crops(paper, entry):
+    """224 of 256 px (240 in MedIM), whatever the side that training crops at; as in protocols §3.
+
+    The box is checked on an image whose border alone is white: all four sides are cut off alike.
+    """
+    with torch.device("meta"):  # its shape is enough
+        method = weights.build_method(paper, entry, Stored(60, 24, 1, 50, 30, 3))
+    seen = 224 / (240 if entry.startswith("medim") else 256)
+    stored = 256
+    cut = round(stored * (1 - seen) / 2)
+    image = torch.zeros(1, stored, stored, dtype=torch.uint8)
+    inner = image.clone()
+    image[:, : cut - 2], image[:, -cut + 2 :] = 255, 255  # beyond the crop
+    inner[:, cut + 2], inner[:, -cut - 3] = 255, 255  # just inside it
+    rule = method.evaluation
+    dark = method.eval_transform(image) * rule.std + rule.mean
+    lines = method.eval_transform(inner) * rule.std + rule.mean
+    assert dark.shape == (1, 3, 224, 224) and float(dark.max()) < 1e-5
+    assert float(lines[0, 0, :8].max()) > 0.3 and float(lines[0, 0, -8:].max()) > 0.3

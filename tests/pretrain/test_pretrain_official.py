@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
+import struct
 import sys
 import types
 import zipfile
@@ -260,6 +262,8 @@ def test_damaged_files_and_other_files_are_refused(small, workplace, vit):
         ({"cls_token": torch.zeros(1, 1, 12)}, r"cls_token has shape \(1, 1, 12\), scale demo"),
         ({"norm.bias": torch.full((16,), float("inf"))}, "norm.bias has numbers"),
         ({"norm.bias": torch.zeros(16).to_sparse()}, "norm.bias is no plain array"),
+        ({"norm.bias": torch.zeros(16, dtype=torch.complex64)}, "norm.bias has numbers of an unus"),
+        ({"norm.bias": torch.zeros(16, dtype=torch.int64)}, "norm.bias is torch.int64, a ViT"),
         ({"pos_embed": torch.zeros(1, 8, 16)}, "pos_embed has shape"),
         ({"norm.bias": None}, "lacks 'norm.bias'"),
     ],
@@ -269,6 +273,19 @@ def test_tensors_that_do_not_fit_are_refused(small, workplace, vit, change, word
     file = workplace / "x.pth"
     torch.save(tree, file)
     refused(small(), file, words)
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("F8_E4M3", 8), ("F4", 4)])
+def test_numbers_that_torch_cannot_check_are_refused(small, workplace, vit, kind, bits):
+    """safetensors knows kinds of numbers that isfinite does not, or that are no weights of ours."""
+    size = vit["cls_token"].numel() * bits // 8
+    shape = list(vit["cls_token"].shape)
+    entry = {"dtype": kind, "shape": shape, "data_offsets": [0, size]}
+    head = json.dumps({"cls_token": entry}).encode()
+    head += b" " * (-len(head) % 8)
+    file = workplace / "odd.safetensors"
+    file.write_bytes(struct.pack("<Q", len(head)) + head + bytes(size))
+    refused(small(), file, "cls_token has numbers of an unusual kind")
 
 
 def test_another_methods_checkpoint_is_named(small, workplace, vit):

@@ -147,7 +147,7 @@ def test_states_hold_data_only(small, corpus, monkeypatch):
     for path in PATHS.training("mae-s0").iterdir():
         tree = torch.load(path, weights_only=True)
         assert set(tree) == {
-            *("identity", "step", "method", "optimiser", "schedule", "scaler", "watch"),
+            *("identity", "step", "cost", "method", "optimiser", "schedule", "scaler", "watch"),
             "validation",
         }
 
@@ -161,6 +161,43 @@ def test_a_state_of_other_parameters_is_left_alone(small, corpus, monkeypatch, c
     first = results("mae-s0")
     loop.run(other, "mae-s0")
     assert results("mae-s0") == first
+
+
+def test_states_of_other_parameters_do_not_push_out_ones_own(small, corpus, monkeypatch):
+    """Left states of later steps must not count among the newest two of this training."""
+    killed_run(small, corpus, monkeypatch, step=7)
+    left = set(PATHS.training("mae-s0").iterdir())
+    other = small(EVERY | {"pretrain.methods.mae.options.ratio": 0.5})
+    mend = kill_at(monkeypatch, 3)
+    with pytest.raises(KilledError):
+        loop.run(other, "mae-s0")
+    mend()
+    assert left < set(PATHS.training("mae-s0").iterdir())
+    found = state.keeper(other, "mae-s0").load()
+    assert found is not None and found["step"] == 3
+    began: list[int] = []
+    monkeypatch.setattr(loop.Training, "step", noting(began))
+    loop.run(other, "mae-s0")
+    assert began[0] == 3
+
+
+def test_a_state_that_was_being_written_is_cleared_away(small, corpus, monkeypatch):
+    params = killed_run(small, corpus, monkeypatch)
+    torn = PATHS.training("mae-s0") / ".123.pt"
+    torn.write_bytes(b"half")
+    found = state.keeper(params, "mae-s0").load()
+    assert found is not None and found["step"] == 4 and not torn.exists()
+
+
+def test_published_weights_are_part_of_a_states_identity(small, corpus, tmp_path):
+    params = small(EVERY)
+    corpus(params)
+    file = tmp_path / "model.safetensors"
+    made = []
+    for content in (b"one", b"two"):
+        file.write_bytes(content)
+        made.append(state.keeper(params, "mae-s0", {"deit": file}).identity)
+    assert len({*made, state.keeper(params, "mae-s0").identity}) == 3
 
 
 def test_states_of_other_code_or_data_have_another_identity(small, corpus, monkeypatch):
@@ -200,6 +237,32 @@ def test_signals_save_at_the_next_step(small, corpus, monkeypatch, capsys, numbe
         "cxrmim pretrain: stopped by SIGTERM at step 3; saved; run the same command to go on\n"
     )
     assert not PATHS.checkpoint("mae-s0").exists()
+
+
+@pytest.mark.parametrize("place", ["initialise", "save_method"])
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_signals_before_the_first_and_after_the_last_step_do_not_kill(
+    small, corpus, monkeypatch, number, place
+):
+    """While weights are read it is noted; while they are written there is nothing left to stop."""
+    corpus(small())
+    plain = getattr(loop.weights, place)
+
+    def warned(*args):
+        os.kill(os.getpid(), number)
+        return plain(*args)
+
+    monkeypatch.setattr(loop.weights, place, warned)
+    for each in (signal.SIGUSR1, signal.SIGTERM):  # fails this test instead of ending pytest
+        signal.signal(each, lambda *_: pytest.fail("the signal was not noted"))
+    try:
+        status = stop.main(["--checkpoint", "mae-s0"])
+    finally:
+        for each in (signal.SIGUSR1, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
+    stopped = number == signal.SIGTERM and place == "initialise"
+    assert status == (143 if stopped else 0)
+    assert PATHS.record("pretrain", "mae-s0").exists() is not stopped
 
 
 def start(unit, *options):
@@ -287,6 +350,32 @@ def test_divergence_names_the_rows_and_keeps_the_state(small, corpus, monkeypatc
     assert not PATHS.checkpoint("mae-s0").exists()
 
 
+@pytest.mark.parametrize("step", [9, 19])
+def test_weights_that_a_gradient_has_spoilt_are_never_written(small, corpus, monkeypatch, step):
+    """The loss of the step is finite: only the next one's tells, and the last one has no next."""
+    from cxrmim.pretrain.methods.mae import MAE
+
+    params = small(EVERY | {"pretrain.methods.mae.epochs": 5})
+    corpus(params)
+    calls = []
+
+    def spoil(self, epoch):
+        calls.append(epoch)
+        if len(calls) == step + 1:
+            for weight in self.parameters():
+                if weight.grad is not None:
+                    weight.grad.fill_(math.nan)
+
+    monkeypatch.setattr(MAE, "after_backward", spoil)
+    said = rf"step {step}: its gradient was not finite;.* rows \[.*; the state of step {step} is"
+    with pytest.raises(watch.DivergedError, match=said):
+        loop.run(params, "mae-s0")
+    tree = state.keeper(params, "mae-s0").load()
+    assert tree["step"] == step
+    assert all(torch.isfinite(v).all() for v in tree["method"].values())
+    assert not PATHS.checkpoint("mae-s0").exists()
+
+
 def test_dvclive_keeps_one_curve_of_a_run_that_was_killed(small, corpus, monkeypatch):
     params = killed_run(small, corpus, monkeypatch, step=6)
     loop.run(params, "mae-s0")
@@ -301,6 +390,17 @@ def test_dvclive_keeps_one_curve_of_a_run_that_was_killed(small, corpus, monkeyp
     again = (folder / "plots/metrics/total.tsv").read_text().split("\n")[1:-1]
     assert int(again[0].split("\t")[0]) == 1 and len(again) == 8
     assert {p.name for p in folder.iterdir()} == {"metrics.json", "plots"}
+
+
+@pytest.mark.parametrize("left", [b"", b"\0" * 40, b"st", b"step\ttotal\n1\t0.5\n2"])
+def test_a_curve_that_a_power_cut_has_torn_does_not_stop_the_run(small, corpus, monkeypatch, left):
+    params = killed_run(small, corpus, monkeypatch, step=6)
+    folder = PATHS.curves("mae-s0")
+    (folder / "plots/metrics/total.tsv").write_bytes(left)
+    (folder / "metrics.json").write_bytes(left)
+    loop.run(params, "mae-s0")
+    head, *rows = (folder / "plots/metrics/total.tsv").read_text().split("\n")[:-1]
+    assert head == "step\ttotal" and rows[-1].startswith("8\t")
 
 
 def test_half_precision_on_a_cpu(small, corpus, caplog):

@@ -89,6 +89,30 @@ def test_micro_batches_contrast_their_own_pairs(small, corpus):
     assert each[0] != pytest.approx(each[1], rel=1e-2)
 
 
+@pytest.mark.parametrize("micro", [1, 2])
+def test_gradients_are_clipped_once_a_step(small, corpus, micro):
+    """After one step Adam's first moment is (1 - beta1) times the clipped gradient."""
+    clip = {"pretrain.methods.mae.optim.clip": 1e-3, "pretrain.accumulate": micro}
+    params = small(clip)
+    moments, training = gradients(params, corpus(params), "mae")
+    norm = float(torch.cat([m.flatten() for m in moments]).norm())
+    beta = training.optimiser.param_groups[0]["betas"][0]
+    assert norm / (1 - beta) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_the_scale_of_half_precision_is_saved_and_restored(small, corpus):
+    """fp16 itself needs a GPU; its scaler does not."""
+    params = small()
+    shards = corpus(params)
+    _, first = gradients(params, shards, "mae")
+    _, second = gradients(params, shards, "mae")
+    for training, scale in ((first, 128.0), (second, 4.0)):
+        training.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        training.watch.look(0.0)
+    second.load_state_dict(first.state_dict())
+    assert second.accelerator.scaler.get_scale() == 128.0
+
+
 def test_a_batch_that_does_not_divide_stops(small, corpus):
     params = small({"pretrain.accumulate": 3})
     shards = corpus(params)

@@ -20,7 +20,11 @@ def world(make, monkeypatch):
     world = make("trend")
     for entry, values in (("random", (0.6, 0.6, 0.6)), ("mae", (0.59, 0.62, 0.65))):
         for run, value in zip(runs(world, entry), values, strict=True):
-            world.write(run, {"value": value}, details={"train_value": value + 0.3, "rank": 4.5})
+            world.write(
+                run,
+                {"value": value},
+                details={"train_value": value + 0.3, "other_value": value + 0.1, "rank": 4.5},
+            )
     return world
 
 
@@ -38,7 +42,7 @@ def test_gains_are_taken_seed_by_seed(world) -> None:
     assert (mae.above, mae.fails) == (2, True)
     # mean 2, deviations -3, 0, 3: sd 3
     assert mae.texts()[2:5] == ["62.00", "+2.00 ± 3.00", "2 of 3"]
-    assert mae.texts()[5:] == ["92.00", "4.5"]
+    assert mae.texts()[5:] == ["92.00", "72.00", "4.5"]
 
 
 def test_a_row_that_always_wins_is_not_marked_and_the_reference_is_not_compared(world) -> None:
@@ -109,7 +113,7 @@ def test_a_row_without_code_is_pending_and_counts_nothing(make) -> None:
     world = make("trend")
     found = lines(world)
     assert found["mrm"].reason == "method mrm has no code yet"
-    assert found["mrm"].texts() == ["pending", *[""] * 6]
+    assert found["mrm"].texts() == ["pending", *[""] * 7]
     build.build_tables(world.params)
     assert (
         "Pending (MRM): method mrm has no code yet." in world.paths.table(BLOCK, "md").read_text()

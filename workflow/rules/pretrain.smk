@@ -21,6 +21,8 @@ rule pretrain:
         options=plan.options,
     message:
         "pretrain: {wildcards.checkpoint}"
+    # SIGUSR1 asks the training to save. The shell and torchrun, which a cluster signals too, would
+    # die of it and leave the training to itself; Python sets its own handler over this.
     shell:
-        "$PYTHON {params.launcher} --checkpoint {wildcards.checkpoint}"
+        "trap '' USR1; $PYTHON {params.launcher} --checkpoint {wildcards.checkpoint}"
         " --threads {threads} {params.options}"

@@ -63,7 +63,7 @@ class Bench:
         self.paths = Paths(params.scale)
         self._shards: dict[str, Shards] = {}
         self._methods: dict[str, Method] = {}  # the latest only
-        self._features: dict[tuple[str, str, str], torch.Tensor] = {}
+        self._features: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
         self._scenes: dict[tuple[str, str], tuple[torch.Tensor, torch.Tensor]] = {}
 
     @property
@@ -101,16 +101,22 @@ class Bench:
         return self._methods[checkpoint].eval()
 
     def features(self, checkpoint: str, dataset: str, pool: str) -> "torch.Tensor":
-        """(N, D) features of all images of a dataset, in shard order, on `device`."""
-        key = (checkpoint, dataset, pool)
+        """(N, D) features of all images of a dataset, in shard order, on `device`.
+
+        Args:
+            checkpoint: whose encoder.
+            dataset: which images.
+            pool: `cls`, or `avg` for the mean over patch tokens; one pass gives both.
+        """
+        key = (checkpoint, dataset)
         if key not in self._features:
             from cxrmim.downstream import features
 
             encoder = self.method(checkpoint).encoder
             images = self.shards(dataset).images
             view = self.view(checkpoint)
-            self._features[key] = features.extract(encoder, images, view, self.device, pool)
-        return self._features[key]
+            self._features[key] = features.extract(encoder, images, view, self.device)
+        return self._features[key][pool]
 
     def view(self, checkpoint: str) -> "View":
         """Evaluation transform: (B, S, S) stored uint8 -> (B, 3, s, s) encoder input."""
@@ -126,9 +132,7 @@ class Bench:
         from cxrmim.pretrain.weights import plain_augment
 
         own = (
-            plain_augment(self.params)
-            if checkpoint is None
-            else self.method(checkpoint).setup.augment
+            plain_augment(self.params) if checkpoint is None else self.method(checkpoint).evaluation
         )
         unchanged = own.model_copy(update={"mean": 0.0, "std": 1.0})
         size = self.params.pretrain.image

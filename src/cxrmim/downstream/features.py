@@ -22,8 +22,7 @@ def extract(
     images: NDArray[np.uint8],
     view: View,
     device: torch.device,
-    pool: str,
-) -> Tensor:
+) -> dict[str, Tensor]:
     """Encode all images of a dataset (protocols.md 3: CLS after the final LayerNorm).
 
     The encoder runs in eval mode and without gradients whatever mode it is in, and is left in the
@@ -34,22 +33,22 @@ def extract(
         images: (n, S, S) uint8 squares.
         view: (B, S, S) uint8 -> (B, 3, s, s), the evaluation transform.
         device: where the encoder is.
-        pool: `cls`, or `avg` for the mean over patch tokens.
 
     Returns:
-        (n, D) float32 on the device.
+        (n, D) float32 on the device of each pooling: `cls`, and `avg`, the mean over patch tokens.
     """
     was_training = encoder.training
     encoder.eval()
-    out = []
+    cls, avg = [], []
     with torch.no_grad():
         for first in track(range(0, len(images), BATCH), "features"):
             tokens = encoder.forward_features(
                 view(block(images, slice(first, first + BATCH), device))
             )
-            out.append(tokens[:, 0] if pool == "cls" else tokens[:, 1:].mean(dim=1))
+            cls.append(tokens[:, 0].clone())  # a view would keep all tokens
+            avg.append(tokens[:, 1:].mean(dim=1))
     encoder.train(was_training)
-    return torch.cat(out).float()
+    return {"cls": torch.cat(cls).float(), "avg": torch.cat(avg).float()}
 
 
 def effective_rank(features: Tensor) -> float:

@@ -184,9 +184,22 @@ class Method(nn.Module, ABC):
     def after_backward(self, epoch: int) -> None:
         """Hook between backward and the optimiser's step; `epoch` counts from 0."""
 
+    @property
+    def evaluation(self) -> Augment:
+        """How evaluations resize and normalise; they crop the encoder's input.
+
+        `augment.resize` is meant for the training crop. Where that is larger than the encoder's
+        input (MRM, CMITM's first stage), both shrink alike: of 512 px with a crop of 448 become 256
+        with one of 224.
+        """
+        rule = self.setup.augment
+        if rule.resize < self.crop:
+            return rule
+        return rule.model_copy(update={"resize": rule.resize * self.setup.image // self.crop})
+
     def eval_transform(self, images: Tensor) -> Tensor:
         """(B, H, H) stored uint8 squares -> (B, 3, S, S) encoder input, centre crop."""
-        return augmentation.evaluate(images, self.setup.augment, self.setup.image)
+        return augmentation.evaluate(images, self.evaluation, self.setup.image)
 
     def embed_image(self, image: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, dim) L2-normalised, comparable with `embed_text`.

@@ -18,6 +18,7 @@ from cxrmim.pretrain.checkpoints import HEADER
 from cxrmim.pretrain.places import FILE
 
 CARD = "README.md"
+FIRST = "---\nlibrary_name: timm\n"  # how a card begins
 BASE = "vit_base_patch16_224"  # its dimensions in timm; only what differs is spelt out
 DIMENSIONS: dict[str, Any] = {
     "img_size": 224,
@@ -35,15 +36,17 @@ def export(params: Params, checkpoint: str, folder: Path) -> list[Path]:
     Args:
         params: all parameters.
         checkpoint: ``<entry>-s<seed>``.
-        folder: where they go; files of these names are replaced.
+        folder: where they go; an earlier export is replaced, files of others are not.
 
     Raises:
-        ParamsError: the grid has no such checkpoint.
+        ParamsError: the grid has no such checkpoint, or the folder has files of these names that
+            are no export.
         CheckError: its record or its weights are missing or do not agree.
     """
     known = [item.checkpoint for item in grid.pretrainings(params)]
     if checkpoint not in known:
         raise ParamsError(f"export {checkpoint}: {unknown('checkpoint', checkpoint, known)}")
+    _refuse_others(folder)
     method = weights.load_method(params, checkpoint)
     where = Paths(params.scale).record("pretrain", checkpoint)
     tree = record.read(where)
@@ -62,6 +65,16 @@ def export(params: Params, checkpoint: str, folder: Path) -> list[Path]:
     with atomic(folder / CARD) as temporary:
         temporary.write_text(card + "\n", encoding="utf-8")
     return [folder / FILE, folder / CARD]
+
+
+def _refuse_others(folder: Path) -> None:
+    """Assert that nothing but an earlier export would be replaced."""
+    there = [name for name in (FILE, CARD) if (folder / name).exists()]
+    card = folder / CARD
+    if there and not (card.is_file() and card.read_bytes().startswith(FIRST.encode())):
+        raise ParamsError(
+            f"{folder / there[0]}: is there and is no export; give another folder with --to"
+        )
 
 
 def call(params: Params) -> str:
@@ -87,12 +100,15 @@ def _card(
     name, block = params.pretraining(item.entry)
     phantom = tree["source"] == "phantom"
     mean, std = grey
-    yield from ("---", "library_name: timm", "license: other", "tags: [chest-radiograph]", "---")
+    yield from (*FIRST.splitlines(), "license: other", "tags: [chest-radiograph]", "---")
     yield f"# {told['checkpoint']}{' (PHANTOM DATA)' if phantom else ''}"
     yield ""
     kind = f"trained with {name}" if block.trains else f"of {name}, not trained here"
     yield f"Image encoder (vision transformer) {kind}, entry {item.entry}, seed {item.seed}, scale "
     yield f"{told['scale']} of cxrmim, a reproduction of MedIM and CMITM (MICCAI 2023)."
+    if block.stand_in is not None:
+        yield ""
+        yield f"A stand-in ({block.stand_in}): these are not the weights that its name stands for."
     yield ""
     yield from _data(params, tree, phantom)
     yield ""

@@ -17,6 +17,7 @@ from cxrmim.params import Params
 from cxrmim.pretrain import checkpoints, places
 from cxrmim.pretrain.contract import Method
 from cxrmim.pretrain.parts.encoders import TextEncoder
+from cxrmim.pretrain.untrusted import NUMBERS
 
 log = logging.getLogger("cxrmim")
 DECODER = "decoder."  # prefix of a convolutional decoder in a file whose other keys are timm's
@@ -165,5 +166,8 @@ def _compare(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Pa
                 f"{path}: {key} has shape {tuple(found.shape)}, params.yaml asks for "
                 f"{tuple(value.shape)}; place fitting weights or change the encoder's dimensions"
             )
+        plain = found.dtype in NUMBERS
+        if not plain or found.is_floating_point() != value.is_floating_point():
+            raise CxrmimError(f"{path}: {key} is {found.dtype}, not {value.dtype}; save it so")
         if found.is_floating_point() and not bool(torch.isfinite(found).all()):
             raise CxrmimError(f"{path}: {key} has numbers that are not finite; get it again")

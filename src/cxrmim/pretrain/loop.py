@@ -50,6 +50,11 @@ def run(params: Params, checkpoint: str) -> None:
         CxrmimError: shards or weights to start from are missing, or training diverged.
         StoppedError: SIGTERM came; the state is saved.
     """
+    with job.warnings() as warnings:  # from the start to the end: a signal must not kill the job
+        _run(params, checkpoint, warnings)
+
+
+def _run(params: Params, checkpoint: str, warnings: job.Warnings) -> None:
     item = grid.entry_of(checkpoint)
     block = params.pretraining(item.entry)[1]
     paths = Paths(params.scale)
@@ -63,9 +68,8 @@ def run(params: Params, checkpoint: str) -> None:
     torch.manual_seed(item.seed)
     method = prepare(params, item, shards)
     used = weights.initialise(method, params, item)
-    states = keeper(params, checkpoint)
-    with job.warnings() as warnings:
-        trained = train(params, item, method, shards, states=states, warnings=warnings)
+    states = keeper(params, checkpoint, used)
+    trained = train(params, item, method, shards, states=states, warnings=warnings)
     if job.rank() == 0:
         path = weights.save_method(params, checkpoint, trained.method, used)
         record.write(
@@ -124,6 +128,7 @@ def train(
     if found is not None:
         first = int(found["step"])
         training.load_state_dict(found)
+        del found  # weights and moments, which the training now holds
     if not world.agree(first) == first == -world.agree(-first):
         raise CxrmimError("the processes found different states; give them one results folder")
     if states is not None and world.rank() == 0:
@@ -154,7 +159,7 @@ def _attend(training: "Training", step: int, states: Keeper | None, warnings: jo
     asked = world.agree(STOP if warnings.stop else SAVE if warnings.save or timed else 0)
     if not asked:
         return
-    training.watch.look(training.rate)  # nothing is saved unseen
+    training.inspect()  # nothing is saved unseen
     if world.rank() == 0:
         states.save(step, training.state_dict())
     warnings.save = False
@@ -260,6 +265,18 @@ class Training:
         if self.watch.due:
             self.watch.look(self.rate)
 
+    def inspect(self) -> None:
+        """Look at the losses so far and at the weights; this waits for the device.
+
+        Raises:
+            DivergedError: a loss is not finite or has exploded, or the last step's gradient has
+                spoilt the weights, which its own loss does not tell.
+        """
+        self.watch.look(self.rate)
+        finite = [torch.isfinite(p.detach()).all() for p in self.method.parameters()]
+        if not bool(torch.stack(finite).all()):
+            self.watch.spoilt()
+
     def close_epoch(self, epoch: int) -> None:
         """Look at the losses; validate, and let schedule and early stopping see the result.
 
@@ -281,7 +298,7 @@ class Training:
 
     def finish(self) -> Trained:
         """The trained method, in eval mode, and its numbers."""
-        self.watch.look(self.rate)
+        self.inspect()
         steps, per_epoch = len(self.watch.values), self.order.per_epoch
         metrics: Tree = self.watch.metrics(per_epoch) | {
             "steps": steps,

@@ -208,6 +208,8 @@ def _fits(
     for key, value in own.items():
         if key not in found:
             raise DataError(f"{file}: not the checkpoint that was named: it lacks {key!r}")
+        if found[key].is_floating_point() != value.is_floating_point():
+            raise DataError(f"{file}: {key} is {found[key].dtype}, a ViT or BERT has {value.dtype}")
         if found[key].shape != value.shape:
             raise DataError(
                 f"{file}: {key} has shape {tuple(found[key].shape)}, scale {params.scale} asks for "

@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -19,15 +20,16 @@ from cxrmim.paths import Paths
 log = logging.getLogger("cxrmim")
 Tree = dict[str, Any]
 DAMAGED = (OSError, RuntimeError, ValueError, EOFError, KeyError, BadZipFile, pickle.PickleError)
-DIGITS = 16  # of the sha256 that a file carries in its name
+DIGITS = 16  # of a hash in a file's name
 
 
 class Keeper:
     """The newest states of one training.
 
-    A file is called ``<step>-<first digits of its sha256>.pt``: it is written under another name
-    and renamed, so that it is whole or not there, and damage shows before it is read. It holds
-    tensors and plain containers only and is read as such, never as code.
+    A file is called ``<step>-<first digits of the identity>-<those of its sha256>.pt``: it is
+    written under another name and renamed, so that it is whole or not there, and damage shows
+    before it is read. It holds tensors and plain containers only and is read as such, never as
+    code. States of another training in the same folder are neither read nor counted.
 
     Args:
         folder: `Paths.training(checkpoint)`.
@@ -61,8 +63,8 @@ class Keeper:
 
     @property
     def files(self) -> list[Path]:
-        """Saved states, the newest first."""
-        return sorted(self.folder.glob("*-*.pt"), reverse=True)
+        """Saved states of this training, the newest first."""
+        return sorted(self.folder.glob(f"*-{self.identity[:DIGITS]}-*.pt"), reverse=True)
 
     @property
     def kept(self) -> str:
@@ -82,23 +84,29 @@ class Keeper:
             with temporary.open("rb") as handle:
                 digest = hashlib.file_digest(handle, "sha256").hexdigest()[:DIGITS]
                 os.fsync(handle.fileno())
-            temporary.replace(self.folder / f"{step:010d}-{digest}.pt")
+            name = f"{step:010d}-{self.identity[:DIGITS]}-{digest}.pt"
+            temporary.replace(self.folder / name)
         finally:
             temporary.unlink(missing_ok=True)
         for old in self.files[self.keep :]:
-            old.unlink()
+            old.unlink(missing_ok=True)
         self._saved = time.monotonic()
         log.info("state of step %d saved", step)
 
     def load(self) -> Tree | None:
         """The newest state that is whole and of this training, on the host; None without one."""
-        for path in self.files:
+        for torn in self.folder.glob(".*.pt"):  # of a process that was killed as it wrote
+            torn.unlink(missing_ok=True)
+        files = self.files
+        if not files and any(self.folder.glob("*.pt")):
+            log.warning(
+                "%s: states of other parameters, code or data; the training starts anew",
+                self.folder,
+            )
+        for path in files:
             tree = _read(path)
-            if tree is None:
+            if tree is None or tree.get("identity") != self.identity:
                 log.warning("%s: damaged; an older state is looked for", path)
-            elif tree.get("identity") != self.identity:
-                log.warning("%s: of other parameters, code or data; the training starts anew", path)
-                return None
             else:
                 log.info("going on from the state of step %d", tree["step"])
                 self.spent = tree["cost"]
@@ -114,7 +122,7 @@ def _read(path: Path) -> Tree | None:
     try:
         with path.open("rb") as handle:
             digest = hashlib.file_digest(handle, "sha256").hexdigest()[:DIGITS]
-        if path.stem.split("-")[1] != digest:
+        if path.stem.split("-")[-1] != digest:
             return None
         tree: Tree = torch.load(path, map_location="cpu", weights_only=True)
     except DAMAGED:
@@ -122,8 +130,14 @@ def _read(path: Path) -> Tree | None:
     return tree
 
 
-def keeper(params: Params, checkpoint: str) -> Keeper:
-    """The states of a checkpoint's training: of these parameters, this code and these inputs."""
+def keeper(params: Params, checkpoint: str, used: Mapping[str, Path] | None = None) -> Keeper:
+    """The states of a checkpoint's training: of these parameters, this code and these inputs.
+
+    Args:
+        params: all parameters.
+        checkpoint: ``<entry>-s<seed>``.
+        used: published files that the training starts from (`initial.initialise`).
+    """
     paths = Paths(params.scale)
     parents = grid.parents(params, "pretrain", checkpoint)
     identity = fingerprint(
@@ -131,6 +145,7 @@ def keeper(params: Params, checkpoint: str) -> Keeper:
             grid.config(params, "pretrain", checkpoint),
             record.code_hash(params, "pretrain", checkpoint),
             {unit: record.sha256(paths.record(kind, unit)) for kind, unit in parents},
+            {name: record.digest(path)["sha256"] for name, path in (used or {}).items()},
         ]
     )
     save = params.pretrain.save

@@ -18,6 +18,8 @@ from torch import Tensor
 from cxrmim.errors import DataError
 
 INSIDE = ("model", "state_dict")  # where trainers keep the weights
+NUMBERS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+NUMBERS |= {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 LIGHTNING = "pytorch_lightning.callbacks"
 
 
@@ -123,6 +125,8 @@ def _checked(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     for key, value in state.items():
         if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
             raise DataError(f"{path}: refused: {key} is no plain array")
+        if value.dtype not in NUMBERS:
+            raise DataError(f"{path}: refused: {key} has numbers of an unusual kind, {value.dtype}")
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise DataError(f"{path}: refused: {key} claims more numbers than the file holds")
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):

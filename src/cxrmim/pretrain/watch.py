@@ -1,6 +1,7 @@
 """Losses of a training: watched for divergence, logged, shown, and summed up for the record."""
 
 import csv
+import json
 import logging
 import math
 import os
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cxrmim.errors import CxrmimError
+from cxrmim.paths import atomic
 from cxrmim.pretrain.parts import world
 
 log = logging.getLogger("cxrmim")
@@ -96,10 +98,22 @@ class Watch:
             if 0 < self.explode * usual < value[at]:
                 fault = f"the loss is {value[at]:.4g}, of late it was {usual:.4g}"
         if fault:
-            raise DivergedError(
-                f"step {step}: {fault}; lower the learning rate, or look at source rows "
-                f"{self.rows(step)} of {self.name}; {self.kept()}"
-            )
+            raise self._diverged(step, fault)
+
+    def spoilt(self) -> None:
+        """The weights are not finite although the loss of every step was.
+
+        Raises:
+            DivergedError: naming the images of the last step, whose gradient it must have been.
+        """
+        raise self._diverged(len(self.values) - 1, "its gradient was not finite")
+
+    def _diverged(self, step: int, fault: str) -> DivergedError:
+        before = f" or, of the step before, {self.rows(step - 1)}" if step > 0 else ""
+        return DivergedError(
+            f"step {step}: {fault}; lower the learning rate, or look at source rows "
+            f"{self.rows(step)}{before} of {self.name}; {self.kept()}"
+        )
 
     def _tell(self, rate: float) -> None:
         done, now = len(self.values), time.monotonic()
@@ -147,8 +161,7 @@ class Live:
 
     def __init__(self, folder: Path, step: int = 0) -> None:
         # No telemetry, and nothing sent to DVC's service even where the user has an account there.
-        os.environ.setdefault("DVC_NO_ANALYTICS", "true")
-        os.environ.setdefault("DVC_STUDIO_OFFLINE", "true")
+        os.environ["DVC_NO_ANALYTICS"] = os.environ["DVC_STUDIO_OFFLINE"] = "true"
         from dvclive import Live as DVCLive
 
         class Logger(DVCLive):  # type: ignore[misc]
@@ -159,6 +172,7 @@ class Live:
 
         for path in folder.rglob("*.tsv"):
             _cut(path, step)
+        _drop_damaged(folder / "metrics.json")
         self._logger = Logger(
             dir=str(folder),
             resume=step > 0,
@@ -177,12 +191,26 @@ class Live:
 
 
 def _cut(path: Path, step: int) -> None:
-    """Drop a curve's points after a step."""
-    with path.open(encoding="utf-8", newline="") as handle:
-        head, *rows = list(csv.reader(handle, delimiter="\t"))
-    kept = [row for row in rows if len(row) == len(head) and int(row[0]) <= step]
-    with path.open("w", encoding="utf-8", newline="") as handle:
-        csv.writer(handle, delimiter="\t", lineterminator="\n").writerows([head, *kept])
+    """Drop a curve's points after a step; a power cut may have left none, or half a line."""
+    with path.open(encoding="utf-8", errors="replace", newline="") as handle:
+        head, *rows = [line.rstrip("\r\n").split("\t") for line in handle] or [[""]]
+    if head[0] != "step":
+        path.unlink()
+        return
+    kept = [row for row in rows if len(row) == len(head) and row[0].isdecimal() and row[-1]]
+    with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle, delimiter="\t", lineterminator="\n")
+        writer.writerows([head, *(row for row in kept if int(row[0]) <= step)])
+
+
+def _drop_damaged(path: Path) -> None:
+    """Remove the latest values if they are not whole; the next look writes them again."""
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except ValueError:
+        path.unlink()
 
 
 def words(terms: dict[str, float]) -> str:

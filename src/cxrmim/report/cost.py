@@ -27,6 +27,7 @@ HEADS = (
     "AUC - Random",
     "Seeds above Random",
     "AUC on the training images",
+    "AUC of the other pooling",
     "Effective rank",
 )
 TELLING = ("AUC - Random", "Seeds above Random")  # bold in a row that does not always beat it
@@ -43,6 +44,7 @@ HEADER = (
     "seeds_above",
     "seeds",
     "train_auc",
+    "other_auc",
     "rank",
     "state",
     "reason",
@@ -68,6 +70,7 @@ class Line:
         values: the probe's main metric, mean over downstream seeds.
         gains: that minus the reference's of the same seed; empty for the reference.
         fitted: the metric on the images that the heads were trained on; of runs that have it.
+        others: the metric of a head on the other pooling of the same features.
         ranks: effective rank of the frozen features.
     """
 
@@ -80,6 +83,7 @@ class Line:
     values: tuple[float, ...] = ()
     gains: tuple[float, ...] = ()
     fitted: tuple[float, ...] = ()
+    others: tuple[float, ...] = ()
     ranks: tuple[float, ...] = ()
 
     @property
@@ -109,6 +113,7 @@ class Line:
             gain,
             f"{self.above} of {len(self.gains)}" if self.gains else "",
             render.number(_mean(self.fitted)) if self.fitted else "",
+            render.number(_mean(self.others)) if self.others else "",
             f"{_mean(self.ranks):.1f}",
         ]
 
@@ -139,7 +144,7 @@ def to_csv(block: str, found: list[Line]) -> str:
     """One line a row; AUCs and gains x100."""
     rows = [list(HEADER)]
     for line in found:
-        numbers = [""] * 11
+        numbers = [""] * 12
         if not line.reason:
             spread = statistics.stdev(line.gains) if len(line.gains) > 1 else None
             numbers = [
@@ -153,6 +158,7 @@ def to_csv(block: str, found: list[Line]) -> str:
                 str(line.above) if line.gains else "",
                 str(len(line.values)),
                 render.number(_mean(line.fitted)) if line.fitted else "",
+                render.number(_mean(line.others)) if line.others else "",
                 f"{_mean(line.ranks):.2f}",
             ]
         state = "pending" if line.reason else "measured"
@@ -235,6 +241,7 @@ def _line(params: Params, row: cells.Row, records: Records) -> Line:
         tuple(_mean([records.metric(r, "value") for r in runs]) for runs in groups.values()),
         (),
         tuple(d["train_value"] for d in details if d.get("train_value") is not None),
+        tuple(d["other_value"] for d in details if d.get("other_value") is not None),
         tuple(_number(d, "rank", f"downstream record of {row.entry}") for d in details),
     )
 

@@ -15,6 +15,7 @@ from cxrmim.pretrain.parts.noise import Noise
 from cxrmim.schema import Augment
 
 SHARPEST = 1e-3  # sigma in px below which a blur is the identity
+TRIES = 10  # draws of a crop's shape before the whole image is taken
 
 
 def train(images: Tensor, augment: Augment, size: int, random: Generator | Noise) -> Tensor:
@@ -65,9 +66,9 @@ class Draw:
         self.count, self.device = count, device
         self.noise = random if isinstance(random, Noise) else Noise(random)
 
-    def uniform(self, low: float, high: float) -> Tensor:
-        """(B,) uniform in [low, high)."""
-        u = self.noise.rand(self.count, device=self.device)
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        """(B, *shape) uniform in [low, high)."""
+        u = self.noise.rand(self.count, *shape, device=self.device)
         return low + (high - low) * u
 
     def chance(self, p: float) -> Tensor:
@@ -82,10 +83,7 @@ def boxes(draw: Draw, augment: Augment, stored: int, size: int) -> tuple[Tensor,
         Two (B, 2) float tensors (start, length) in stored px: what becomes `size` px.
     """
     if augment.crop == "resized":
-        area = stored**2 * draw.uniform(*augment.area)
-        ratio = torch.exp(math.log(4 / 3) * draw.uniform(-1.0, 1.0))
-        height = (area / ratio).sqrt().round().clamp(1, stored)
-        width = (area * ratio).sqrt().round().clamp(1, stored)
+        height, width = shapes(draw, augment.area, stored)
         top = (draw.uniform(0.0, 1.0) * (stored - height + 1)).floor()
         left = (draw.uniform(0.0, 1.0) * (stored - width + 1)).floor()
         return torch.stack([top, height], 1), torch.stack([left, width], 1)
@@ -98,6 +96,31 @@ def boxes(draw: Draw, augment: Augment, stored: int, size: int) -> tuple[Tensor,
     return (
         _square(stored, augment.resize, size, top),
         _square(stored, augment.resize, size, left),
+    )
+
+
+def shapes(draw: Draw, area: tuple[float, float], stored: int) -> tuple[Tensor, Tensor]:
+    """Heights and widths of random crops of a square, as torchvision's RandomResizedCrop's.
+
+    A shape that does not fit is drawn again, so that few crops reach from edge to edge; all draws
+    are made at once and the first that fits counts. Where none of them does it is the whole image.
+
+    Args:
+        draw: random numbers.
+        area: least and largest share of the image.
+        stored: its side in px.
+
+    Returns:
+        Two (B,) float tensors in px.
+    """
+    size = stored**2 * draw.uniform(*area, TRIES)
+    ratio = torch.exp(math.log(4 / 3) * draw.uniform(-1.0, 1.0, TRIES))
+    height, width = (size / ratio).sqrt().round(), (size * ratio).sqrt().round()
+    fits = (torch.minimum(height, width) >= 1) & (torch.maximum(height, width) <= stored)
+    first, some = fits.long().argmax(1, keepdim=True), fits.any(1)
+    return (
+        torch.where(some, height.gather(1, first)[:, 0], float(stored)),
+        torch.where(some, width.gather(1, first)[:, 0], float(stored)),
     )
 
 
