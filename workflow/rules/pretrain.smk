@@ -14,10 +14,13 @@ rule pretrain:
         plan.paths.log("pretrain", "{checkpoint}"),
     conda:
         "../../environment.yml"
-    threads: plan.params.threads.pretrain
+    threads: plan.params.threads.pretrain * plan.params.pretrain.processes
     params:
         state=lambda wildcards: plan.state("pretrain", wildcards.checkpoint),
         launcher=plan.pretrain_launcher,
+        each=lambda wildcards, threads: max(
+            1, threads // plan.params.pretrain.processes
+        ),
         options=plan.options,
     message:
         "pretrain: {wildcards.checkpoint}"
@@ -25,4 +28,4 @@ rule pretrain:
     # die of it and leave the training to itself; Python sets its own handler over this.
     shell:
         "trap '' USR1; $PYTHON {params.launcher} --checkpoint {wildcards.checkpoint}"
-        " --threads {threads} {params.options}"
+        " --threads {params.each} {params.options}"
