@@ -29,7 +29,7 @@ install: ## create VENV and install from the lock
 	  echo "$(SUM)" > $(STAMP); \
 	fi
 
-demo: install ## the papers' tables from phantom data, about 6 minutes on 2 cores
+demo: install ## the papers' tables from phantom data, about 10 minutes on 2 cores
 	@$(SNAKEMAKE) --config scale=demo
 	@$(BIN)/cxrmim compare --scale demo
 	@echo "tables: results/demo/tables/*.md    page: results/demo/report/index.html"
@@ -37,7 +37,7 @@ demo: install ## the papers' tables from phantom data, about 6 minutes on 2 core
 test: install ## lint, types, unit tests, a tiny workflow end to end
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-trend: install ## does learning happen? three pretraining seeds, about 22 minutes on 2 cores
+trend: install ## does learning happen? three pretraining seeds, about 33 minutes on 2 cores
 	@$(SNAKEMAKE) --config scale=trend
 	@cat results/trend/tables/trend.md results/trend/tables/trend_retrieval.md results/trend/tables/trend_cost.md
 
