@@ -230,6 +230,7 @@ def test_text_stays_out_of_the_table(corpus, setup):
     columns = set(corpus.open().table.columns)
     assert not columns & {"impression", "findings", "report", "rle", "sentences"}
     assert {"image", "path", "source_row", "sha256", "pixels", "dhash", "label_Edema"} <= columns
+    assert {"height", "width"} <= columns
     for path in corpus.out.iterdir():
         if path.name != "vocab.json":
             assert b"SECRETREPORT" not in path.read_bytes()

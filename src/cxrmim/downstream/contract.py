@@ -152,6 +152,10 @@ class Bench:
             )
         return self._scenes[key]
 
+    def content(self, dataset: str) -> NDArray[np.float32]:
+        """(N, 2) height and width of each image inside its padded square, in stored px."""
+        return self.shards(dataset).content
+
     def masks(self, dataset: str) -> Masks:
         """(N, S, S) masks of a dataset, 255 where all of a pixel is foreground.
 
@@ -250,7 +254,10 @@ def truths(
 
 
 def masks(
-    identity: pd.DataFrame, predicted: NDArray[np.bool_], truth: NDArray[np.bool_]
+    identity: pd.DataFrame,
+    predicted: NDArray[np.bool_],
+    truth: NDArray[np.bool_],
+    score: NDArray[np.floating[Any]] | None = None,
 ) -> pd.DataFrame:
     """Predictions of a segmenter: the mask as SIIM run lengths, and what Dice is made of.
 
@@ -258,12 +265,20 @@ def masks(
         identity: n rows of `Bench.identity`.
         predicted: (n, s, s).
         truth: (n, s, s).
+        score: (n,) highest pixel probability of each image; None = 0 for all.
 
     Returns:
-        `rle`, and pixel counts `area` (predicted), `truth_area` and `overlap`.
+        `rle`, pixel counts `area` (predicted), `truth_area` and `overlap`, and `score` (float32).
     """
     area, truth_area, overlap = (
         m.sum(axis=(1, 2)).astype(np.int64) for m in (predicted, truth, predicted & truth)
     )
     runs = [rle.encode(mask) for mask in predicted]
-    return identity.assign(rle=runs, area=area, truth_area=truth_area, overlap=overlap)
+    kept = np.zeros(len(identity)) if score is None else score
+    return identity.assign(
+        rle=runs,
+        area=area,
+        truth_area=truth_area,
+        overlap=overlap,
+        score=kept.astype(np.float32),
+    )

@@ -236,6 +236,8 @@ def _kept(table: pd.DataFrame, outcomes: list[Outcome]) -> pd.DataFrame:
         sha256=[o.sha256 for o in outcomes],
         pixels=[o.pixels for o in outcomes],
         dhash=[o.dhash for o in outcomes],
+        height=[o.height for o in outcomes],
+        width=[o.width for o in outcomes],
     )
     return found[[not o.reason for o in outcomes]].reset_index(drop=True)
 

@@ -42,6 +42,8 @@ class Outcome:
         size: of the raw file, bytes.
         pixels: sha256 of the stored image.
         dhash: perceptual hash of the stored image.
+        height: of the image inside the stored square, without its padding, px.
+        width: the same.
         reason: why the row has no image; "" if it has one.
     """
 
@@ -49,6 +51,8 @@ class Outcome:
     size: int = 0
     pixels: str = ""
     dhash: str = ""
+    height: int = 0
+    width: int = 0
     reason: str = ""
 
 

@@ -22,7 +22,16 @@ import numpy as np
 
 from cxrmim.errors import CxrmimError
 from cxrmim.shards.bits import pack
-from cxrmim.shards.images import Grey, UnreadableError, decode, dhash, read_bytes, square, state
+from cxrmim.shards.images import (
+    Grey,
+    UnreadableError,
+    decode,
+    dhash,
+    fitted,
+    read_bytes,
+    square,
+    state,
+)
 from cxrmim.shards.journal import Array, Chunk, Outcome, state_of
 from cxrmim.shards.masks import decode_rle
 
@@ -66,7 +75,8 @@ def process(item: Item, side: int, scaled: bool) -> Result:
     except UnreadableError as error:
         return Result(Outcome(digest, size, reason=str(error)))
     pixels = hashlib.sha256(image.data).hexdigest()
-    return Result(Outcome(digest, size, pixels, dhash(image)), arrays)
+    height, width = fitted(found.shape, side)
+    return Result(Outcome(digest, size, pixels, dhash(image), height, width), arrays)
 
 
 def states(items: Sequence[Item]) -> str:

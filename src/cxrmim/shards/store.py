@@ -114,7 +114,8 @@ class Shards:
 
     Attributes:
         folder: where they lie.
-        table: (N, .) manifest rows of the stored images, `sha256` of each raw file added.
+        table: (N, .) manifest rows of the stored images, `sha256` of each raw file added, and
+            `height` and `width`, in px, of the image inside its padded square.
         images: (N, S, S) uint8 memory map.
         masks: (N, S, S) uint8, 255 = at least half of the pixel is foreground; None without masks.
         report: (N,) int64 row of each image's report in `reports`; None unless a corpus.
@@ -153,6 +154,11 @@ class Shards:
             column = own if own in self.table.columns else f"in_{percent}"
             keep = keep & self.table[column].to_numpy(dtype=bool)
         return np.flatnonzero(keep).astype(np.int64)
+
+    @property
+    def content(self) -> npt.NDArray[np.float32]:
+        """(N, 2) height and width of each image inside its square, without the padding, px."""
+        return self.table[["height", "width"]].to_numpy(np.float32)
 
     def labels(self, names: Sequence[str]) -> npt.NDArray[np.float32]:
         """(N, K) labels: 1 present, 0 absent, NaN unknown.

@@ -15,10 +15,18 @@ from cxrmim.pretrain.parts.noise import Noise
 from cxrmim.schema import Augment
 
 SHARPEST = 1e-3  # sigma in px below which a blur is the identity
+ROUNDING = 1e-3  # px that a quotient may be short of a whole number
+WIDEST = 4 / 3  # aspect ratio of a random crop; its inverse is the narrowest
 TRIES = 10  # draws of a crop's shape before the whole image is taken
 
 
-def train(images: Tensor, augment: Augment, size: int, random: Generator | Noise) -> Tensor:
+def train(
+    images: Tensor,
+    augment: Augment,
+    size: int,
+    random: Generator | Noise,
+    content: Tensor | None = None,
+) -> Tensor:
     """Augment a training batch.
 
     Args:
@@ -26,12 +34,14 @@ def train(images: Tensor, augment: Augment, size: int, random: Generator | Noise
         augment: what to draw.
         size: side of the encoder's input in px.
         random: numbers of the batch; a generator is on the images' device.
+        content: (B, 2) height and width of each image inside its square, px: crops (`resized`
+            alone) are taken of the image without its padding. None: of the square.
 
     Returns:
         (B, 3, size, size) float, grey replicated and normalised.
     """
     draw = Draw(len(images), images.device, random)
-    rows, columns = boxes(draw, augment, images.shape[-1], size)
+    rows, columns = boxes(draw, augment, images.shape[-1], size, content)
     flip = draw.chance(augment.flip)
     x = sample(images, rows, columns, size, flip, cubic=augment.crop == "resized")
     if augment.jitter_p > 0:
@@ -43,20 +53,28 @@ def train(images: Tensor, augment: Augment, size: int, random: Generator | Noise
     return normalise(x, augment)
 
 
-def evaluate(images: Tensor, augment: Augment, size: int) -> Tensor:
+def evaluate(images: Tensor, augment: Augment, size: int, content: Tensor | None = None) -> Tensor:
     """Centre crop of the resized square, the transform of every evaluation.
 
     Args:
         images: (B, H, H) uint8 stored squares.
         augment: its `resize`, mean and std are used.
         size: side of the encoder's input in px.
+        content: (B, 2) height and width of each image inside its square, px: the image's shorter
+            side is resized and its own centre taken. None: the square's.
 
     Returns:
         (B, 3, size, size) float, grey replicated and normalised.
     """
-    box = _square(images.shape[-1], augment.resize, size, torch.zeros(len(images)))
-    box = box.to(images.device)
-    return normalise(sample(images, box, box, size, None, cubic=False), augment)
+    stored = images.shape[-1]
+    if content is None:
+        box = _square(stored, augment.resize, size, torch.zeros(len(images))).to(images.device)
+        return normalise(sample(images, box, box, size, None, cubic=False), augment)
+    content = content.to(images.device)
+    scale = content.amin(1) / augment.resize
+    rows, columns = (_centred(stored, side, scale, size) for side in content.unbind(1))
+    seen = _inside(stored, content[:, 0]), _inside(stored, content[:, 1])
+    return normalise(sample(images, rows, columns, size, None, cubic=False, seen=seen), augment)
 
 
 class Draw:
@@ -76,17 +94,28 @@ class Draw:
         return self.uniform(0.0, 1.0) < p
 
 
-def boxes(draw: Draw, augment: Augment, stored: int, size: int) -> tuple[Tensor, Tensor]:
+def boxes(
+    draw: Draw, augment: Augment, stored: int, size: int, content: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Source interval of each sample along rows and columns.
 
     Returns:
         Two (B, 2) float tensors (start, length) in stored px: what becomes `size` px.
+
+    Raises:
+        ValueError: `content` is given for a crop other than `resized`.
     """
+    if content is not None and augment.crop != "resized":
+        raise ValueError(f"crop {augment.crop!r} is one of the square, not of its content")
     if augment.crop == "resized":
-        height, width = shapes(draw, augment.area, stored)
-        top = (draw.uniform(0.0, 1.0) * (stored - height + 1)).floor()
-        left = (draw.uniform(0.0, 1.0) * (stored - width + 1)).floor()
-        return torch.stack([top, height], 1), torch.stack([left, width], 1)
+        if content is None:
+            content = torch.full((draw.count, 2), float(stored), device=draw.device)
+        height, width, some = shapes(draw, augment.area, content)
+        rows, columns = (
+            _placed(stored, whole, part, draw.uniform(0.0, 1.0), some)
+            for whole, part in zip(content.unbind(1), (height, width), strict=True)
+        )
+        return rows, columns
     if augment.crop == "random":
         slack = augment.resize - size
         top = (draw.uniform(0.0, 1.0) * (slack + 1)).floor() - slack // 2
@@ -99,29 +128,56 @@ def boxes(draw: Draw, augment: Augment, stored: int, size: int) -> tuple[Tensor,
     )
 
 
-def shapes(draw: Draw, area: tuple[float, float], stored: int) -> tuple[Tensor, Tensor]:
-    """Heights and widths of random crops of a square, as torchvision's RandomResizedCrop's.
+def shapes(draw: Draw, area: tuple[float, float], content: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Heights and widths of random crops, as torchvision's RandomResizedCrop's.
 
     A shape that does not fit is drawn again, so that few crops reach from edge to edge; all draws
-    are made at once and the first that fits counts. Where none of them does it is the whole image.
+    are made at once and the first that fits counts. Where none of them does it is as much of the
+    image as has an aspect ratio between 3/4 and 4/3, around its centre.
 
     Args:
         draw: random numbers.
         area: least and largest share of the image.
-        stored: its side in px.
+        content: (B, 2) height and width of each image in px.
 
     Returns:
-        Two (B,) float tensors in px.
+        Two (B,) float tensors in px, and (B,) bool: whether any draw fitted.
     """
-    size = stored**2 * draw.uniform(*area, TRIES)
-    ratio = torch.exp(math.log(4 / 3) * draw.uniform(-1.0, 1.0, TRIES))
+    tall, wide = content.unbind(1)
+    size = (tall * wide)[:, None] * draw.uniform(*area, TRIES)
+    ratio = torch.exp(math.log(WIDEST) * draw.uniform(-1.0, 1.0, TRIES))
     height, width = (size / ratio).sqrt().round(), (size * ratio).sqrt().round()
-    fits = (torch.minimum(height, width) >= 1) & (torch.maximum(height, width) <= stored)
+    fits = torch.minimum(height, width) >= 1
+    fits = fits & (height <= tall[:, None]) & (width <= wide[:, None])
     first, some = fits.long().argmax(1, keepdim=True), fits.any(1)
     return (
-        torch.where(some, height.gather(1, first)[:, 0], float(stored)),
-        torch.where(some, width.gather(1, first)[:, 0], float(stored)),
+        torch.where(
+            some, height.gather(1, first)[:, 0], torch.minimum(tall, (wide * WIDEST).round())
+        ),
+        torch.where(
+            some, width.gather(1, first)[:, 0], torch.minimum(wide, (tall * WIDEST).round())
+        ),
+        some,
     )
+
+
+def _placed(stored: int, whole: Tensor, part: Tensor, share: Tensor, some: Tensor) -> Tensor:
+    """(B, 2) interval of `part` px of an image of `whole` px that is centred in `stored` px."""
+    slack = whole - part
+    start = torch.where(some, (share * (slack + 1)).floor(), (slack / 2).floor())
+    return torch.stack([_inside(stored, whole)[:, 0] + start, part], 1)
+
+
+def _centred(stored: int, whole: Tensor, scale: Tensor, size: int) -> Tensor:
+    """(B, 2) interval of the middle `size` px of an image of `whole` / `scale` px."""
+    resized = (whole / scale + ROUNDING).floor()
+    start = ((resized - size) / 2).round() * scale
+    return torch.stack([_inside(stored, whole)[:, 0] + start, size * scale], 1)
+
+
+def _inside(stored: int, whole: Tensor) -> Tensor:
+    """(B, 2) interval of an image of `whole` px in its padded square, as `shards.images` pads."""
+    return torch.stack([((stored - whole) / 2).floor(), whole], 1)
 
 
 def _square(stored: int, resize: int, size: int, offset: Tensor) -> Tensor:
@@ -132,7 +188,14 @@ def _square(stored: int, resize: int, size: int, offset: Tensor) -> Tensor:
 
 
 def sample(
-    images: Tensor, rows: Tensor, columns: Tensor, size: int, flip: Tensor | None, *, cubic: bool
+    images: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    size: int,
+    flip: Tensor | None,
+    *,
+    cubic: bool,
+    seen: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Resample boxes of images with an antialiasing filter.
 
@@ -142,30 +205,34 @@ def sample(
         columns: the same along columns.
         size: side of the result.
         flip: (B,) bool, mirror left and right; None for no sample.
-        cubic: bicubic (a = -0.5) instead of bilinear.
+        cubic: bicubic (a = -0.5) instead of bilinear. It sees the boxes alone, as if they were
+            cropped and then resized (RandomResizedCrop).
+        seen: (B, 2) intervals of rows and of columns that the bilinear filter sees; by default
+            the whole source, as if all of it was resized and then cropped.
 
     Returns:
         (B, size, size) float in [0, 1].
     """
     x = images.float() / 255 if images.dtype == torch.uint8 else images
-    down = filter_matrix(rows, images.shape[-1], size, cubic=cubic)
-    across = filter_matrix(columns, images.shape[-1], size, cubic=cubic)
+    tall, wide = (rows, columns) if cubic else seen or (None, None)
+    down = filter_matrix(rows, images.shape[-1], size, cubic=cubic, seen=tall)
+    across = filter_matrix(columns, images.shape[-1], size, cubic=cubic, seen=wide)
     if flip is not None:
         across = torch.where(flip[:, None, None], across.flip(1), across)
     return (down @ x @ across.transpose(1, 2)).clamp(0, 1)
 
 
-def filter_matrix(box: Tensor, inside: int, out: int, *, cubic: bool) -> Tensor:
+def filter_matrix(
+    box: Tensor, inside: int, out: int, *, cubic: bool, seen: Tensor | None = None
+) -> Tensor:
     """Antialiased resampling weights, as Pillow and torch (antialias=True) define them.
-
-    The triangle filter sees the whole source, as if all of it was resized and then cropped; the
-    cubic one only the box, as if that was cropped and then resized (RandomResizedCrop).
 
     Args:
         box: (B, 2) start and length in px of the interval that becomes `out` px.
         inside: source px.
         out: target px.
         cubic: bicubic with a = -0.5, else triangle.
+        seen: (B, 2) interval that the filter sees, None for all of the source.
 
     Returns:
         (B, out, inside); rows sum to 1.
@@ -176,11 +243,10 @@ def filter_matrix(box: Tensor, inside: int, out: int, *, cubic: bool) -> Tensor:
     source = torch.arange(inside, device=box.device, dtype=box.dtype)[None, None, :]
     centre = start + (target + 0.5) * scale
     distance = ((source + 0.5 - centre) / scale.clamp(min=1)).abs()
-    if cubic:
-        box_only = (source >= start.floor()) & (source < (start + length).ceil())
-        weight = _cubic(distance) * box_only
-    else:
-        weight = (1 - distance).clamp(min=0)
+    weight = _cubic(distance) if cubic else (1 - distance).clamp(min=0)
+    if seen is not None:
+        first, end = seen[:, :1, None], seen.sum(1)[:, None, None]
+        weight = weight * ((source >= first.floor()) & (source < end.ceil()))
     return weight / weight.sum(-1, keepdim=True)
 
 
