@@ -362,15 +362,18 @@ def parse_labels(
         flow.table[LABEL + name] = column
 
 
-def _type(name: str) -> pa.DataType:
+def _type(name: str, column: pd.Series) -> pa.DataType:
     if name.startswith(LABEL):
         return pa.float32()
-    return pa.bool_() if name.startswith("in_") else pa.string()
+    if name.startswith("in_"):
+        return pa.bool_()
+    return pa.int64() if pd.api.types.is_integer_dtype(column) else pa.string()
 
 
 def to_arrow(table: pd.DataFrame) -> pa.Table:
-    """A manifest as an arrow table with the contract's types; other columns keep theirs."""
-    schema = pa.schema([(c, COLUMNS.get(c, _type(c))) for c in map(str, table.columns)])
+    """A manifest as an arrow table with the contract's types; others are whole numbers or text."""
+    names = map(str, table.columns)
+    schema = pa.schema([(c, COLUMNS.get(c, _type(c, table[c]))) for c in names])
     arrow = pa.Table.from_pandas(table, schema=schema, preserve_index=False)
     return arrow.replace_schema_metadata(None)
 
