@@ -84,7 +84,7 @@ def test_it_has_a_row_in_every_comparison_and_is_ready(checkout):
         "      sorted({r.task for r in grid.runs(p) if r.checkpoint == 'toy-s0'}))"
     )
     out = call(checkout, "-c", code)
-    assert out.stdout.strip() == "['medim_table1', 'cmitm_table1'] ['probe', 'segment']"
+    assert out.stdout.strip() == "['medim_table1', 'cmitm_table1'] ['finetune', 'probe', 'segment']"
 
 
 def test_its_options_are_validated_by_its_own_file(checkout):

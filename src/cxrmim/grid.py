@@ -14,6 +14,7 @@ from cxrmim.schema import Block, Cells, Method
 
 Tree = dict[str, Any]
 BASELINE = "baseline-"
+UNTAUGHT = ("empty", "chance")  # trivial predictors that read no training labels
 
 
 @dataclass(frozen=True, order=True)
@@ -111,10 +112,15 @@ def rows(params: Params, block: Block) -> list[str]:
 
 
 def runs_of_cell(params: Params, entry: str, cells: Cells, percent: int) -> list[Run]:
-    """The runs whose mean one table cell prints."""
+    """The runs whose mean one table cell prints.
+
+    A trivial predictor has one run. One that reads no training labels (`UNTAUGHT`) predicts the
+    same at every percent of them, so its run at 100 percent backs the cells of all percents.
+    """
     seeds = params.seeds.downstream if cells.seeded else params.seeds.downstream[:1]
     if entry.startswith(BASELINE):
-        return [Run(entry, cells.dataset, cells.task, percent, params.seeds.downstream[0])]
+        share = 100 if entry.removeprefix(BASELINE) in UNTAUGHT else percent
+        return [Run(entry, cells.dataset, cells.task, share, params.seeds.downstream[0])]
     checkpoints = [Pretraining(target(params, entry), s).checkpoint for s in params.seeds.pretrain]
     return [Run(c, cells.dataset, cells.task, percent, s) for c in checkpoints for s in seeds]
 
@@ -133,14 +139,15 @@ def runs_of_block(params: Params, name: str) -> list[Run]:
 
 
 def baseline_runs(params: Params, name: str) -> list[Run]:
-    """The trivial predictors of one table or figure."""
-    return [
+    """The trivial predictors of one table or figure, each once."""
+    found = [
         run
         for cells in params.grid[name].cells
         for percent in cells.percents
         for baseline in params.downstream.baselines.get(cells.task, [])
         for run in runs_of_cell(params, BASELINE + baseline, cells, percent)
     ]
+    return list(dict.fromkeys(found))
 
 
 def all_runs(params: Params) -> list[Run]:
@@ -314,9 +321,21 @@ def config(params: Params, kind: str, unit: str) -> Tree:
             "percent": run.percent,
             "image": params.pretrain.image,
             "bootstrap": params.downstream.bootstrap,
-            "options": getattr(params.downstream, run.task),
+            "options": _own(params, run, getattr(params.downstream, run.task)),
         }
     raise ValueError(f"no such kind of work: {kind}")
+
+
+def _own(params: Params, run: Run, options: Tree) -> Tree:
+    """A task's options; of what they state by dataset, and by percent, the run's own alone."""
+    name, share, out = reader(params, run.dataset), str(run.percent), dict(options)
+    for key, value in options.items():
+        if isinstance(value, dict) and value.keys() <= params.manifest.datasets.keys():
+            mine = value.get(name)
+            if isinstance(mine, dict) and share in mine:
+                mine = {share: mine[share]}
+            out[key] = {} if mine is None else {name: mine}
+    return out
 
 
 def code(params: Params, kind: str, unit: str) -> list[str]:

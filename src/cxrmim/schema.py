@@ -260,7 +260,7 @@ class DownstreamParams(Strict):
     """The downstream stop: how the grid is cut into jobs, and each task's options."""
 
     cut: Literal["fraction", "checkpoint"]
-    bootstrap: Positive
+    bootstrap: Annotated[int, Field(ge=2)]
     baselines: dict[Name, list[Name]]
     probe: Tree
     segment: Tree

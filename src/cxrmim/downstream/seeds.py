@@ -38,12 +38,13 @@ def generator(run: Run, purpose: str) -> "torch.Generator":
 
 @contextmanager
 def global_seed(run: Run, purpose: str) -> Iterator[None]:
-    """Seed torch's global CPU generator inside the block, and put it back after.
+    """Seed torch's global generators inside the block, and put them back after.
 
-    For modules that draw their first weights from it.
+    For modules that draw their first weights, dropout or stochastic depth from them.
     """
     import torch
 
-    with torch.random.fork_rng(devices=[]):
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if started else []):
         torch.manual_seed(seed_of(run, purpose))
         yield

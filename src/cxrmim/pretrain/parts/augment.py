@@ -26,6 +26,8 @@ def train(
     size: int,
     random: Generator | Noise,
     content: Tensor | None = None,
+    *,
+    cubic: bool = True,
 ) -> Tensor:
     """Augment a training batch.
 
@@ -36,6 +38,7 @@ def train(
         random: numbers of the batch; a generator is on the images' device.
         content: (B, 2) height and width of each image inside its square, px: crops (`resized`
             alone) are taken of the image without its padding. None: of the square.
+        cubic: whether `resized` crops are bicubic, else bilinear; other crops are bilinear.
 
     Returns:
         (B, 3, size, size) float, grey replicated and normalised.
@@ -43,7 +46,10 @@ def train(
     draw = Draw(len(images), images.device, random)
     rows, columns = boxes(draw, augment, images.shape[-1], size, content)
     flip = draw.chance(augment.flip)
-    x = sample(images, rows, columns, size, flip, cubic=augment.crop == "resized")
+    # A resized crop is cut out, then resized: whatever the filter, it sees the box alone.
+    resized = augment.crop == "resized"
+    seen = (rows, columns) if resized else None
+    x = sample(images, rows, columns, size, flip, cubic=resized and cubic, seen=seen)
     if augment.jitter_p > 0:
         x = jitter(x, draw, augment)
     if augment.blur_p > 0:
@@ -205,16 +211,15 @@ def sample(
         columns: the same along columns.
         size: side of the result.
         flip: (B,) bool, mirror left and right; None for no sample.
-        cubic: bicubic (a = -0.5) instead of bilinear. It sees the boxes alone, as if they were
-            cropped and then resized (RandomResizedCrop).
-        seen: (B, 2) intervals of rows and of columns that the bilinear filter sees; by default
-            the whole source, as if all of it was resized and then cropped.
+        cubic: bicubic (a = -0.5) instead of bilinear.
+        seen: (B, 2) intervals of rows and of columns that the filter sees; by default the whole
+            source, as if all of it was resized and then cropped.
 
     Returns:
         (B, size, size) float in [0, 1].
     """
     x = images.float() / 255 if images.dtype == torch.uint8 else images
-    tall, wide = (rows, columns) if cubic else seen or (None, None)
+    tall, wide = seen or (None, None)
     down = filter_matrix(rows, images.shape[-1], size, cubic=cubic, seen=tall)
     across = filter_matrix(columns, images.shape[-1], size, cubic=cubic, seen=wide)
     if flip is not None:
