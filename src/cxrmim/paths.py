@@ -70,6 +70,10 @@ class Paths:
         """Weights of a pretraining (safetensors)."""
         return self.artifacts / "checkpoints" / f"{checkpoint}.safetensors"
 
+    def features(self, checkpoint: str, dataset: str) -> Path:
+        """Features of a dataset that jobs hand on to each other; can be deleted at any time."""
+        return self.results / "features" / checkpoint / f"{dataset}.safetensors"
+
     def prediction(self, run_id: str) -> Path:
         """Predictions of a downstream run (parquet)."""
         return self.artifacts / "predictions" / f"{run_id}.parquet"
@@ -134,6 +138,11 @@ def raw_root(params: Params, dataset: str) -> Path:
     return Path(root)
 
 
+def _beside(path: Path) -> Path:
+    """A name of its own for what is being written; other nodes may have the same process ids."""
+    return path.with_name(f".{os.getpid()}-{os.urandom(4).hex()}.{path.name}")
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Write a file whole or not at all: yields a temporary path beside it, then renames.
@@ -141,7 +150,7 @@ def atomic(path: Path) -> Iterator[Path]:
     The suffix is kept, so that writers which look at it behave.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = _beside(path)
     try:
         yield temporary
         with temporary.open("rb") as handle:
@@ -155,7 +164,7 @@ def atomic(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Write a folder whole or not at all; an older one is replaced."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = _beside(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:

@@ -31,7 +31,9 @@ from cxrmim.shards.store import Masks, Reports, Shards, open_shards
 if TYPE_CHECKING:
     import torch
 
+    from cxrmim.downstream.features import Views
     from cxrmim.pretrain.contract import Method
+    from cxrmim.schema import Augment
 
     View = Callable[[torch.Tensor], torch.Tensor]
 
@@ -64,6 +66,7 @@ class Bench:
         self._shards: dict[str, Shards] = {}
         self._methods: dict[str, Method] = {}  # the latest only
         self._features: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
+        self._augmented: dict[tuple[str, str], Views] = {}
         self._scenes: dict[tuple[str, str], tuple[torch.Tensor, torch.Tensor]] = {}
 
     @property
@@ -93,15 +96,20 @@ class Bench:
         if checkpoint not in self._methods:
             from cxrmim.pretrain.weights import load_method
 
+            held = bool(self._methods)
             self._methods.clear()
             self._features.clear()
+            self._augmented.clear()
             self._scenes.clear()
-            gc.collect()
+            if held:
+                gc.collect()
             self._methods[checkpoint] = load_method(self.params, checkpoint, self.device)
         return self._methods[checkpoint].eval()
 
     def features(self, checkpoint: str, dataset: str, pool: str) -> "torch.Tensor":
         """(N, D) features of all images of a dataset, in shard order, on `device`.
+
+        Other jobs of the checkpoint find them on disk (`features.kept`).
 
         Args:
             checkpoint: whose encoder.
@@ -112,11 +120,28 @@ class Bench:
         if key not in self._features:
             from cxrmim.downstream import features
 
-            encoder = self.method(checkpoint).encoder
-            images = self.shards(dataset).images
-            view = self.view(checkpoint)
-            self._features[key] = features.extract(encoder, images, view, self.device)
+            method, images = self.method(checkpoint), self.shards(dataset).images
+            kept = features.kept(self.params, checkpoint, dataset, method, len(images), self.device)
+            found = kept.read(self.device) if kept else None
+            if found is None:
+                view = self.view(checkpoint)
+                found = features.extract(method.encoder, images, view, self.device)
+                if kept:
+                    kept.write(found)
+            self._features[key] = found
         return self._features[key][pool]
+
+    def augmented(
+        self, checkpoint: str, dataset: str, rule: "Augment", limit: int | None
+    ) -> "Views":
+        """Features of augmented views of a dataset; arguments as `features.Views`."""
+        key = (checkpoint, dataset)
+        if key not in self._augmented:
+            from cxrmim.downstream.features import Views
+
+            method, images = self.method(checkpoint), self.shards(dataset).images
+            self._augmented[key] = Views(method, images, rule, dataset, self.device, limit)
+        return self._augmented[key]
 
     def view(self, checkpoint: str) -> "View":
         """Evaluation transform: (B, S, S) stored uint8 -> (B, 3, s, s) encoder input."""
