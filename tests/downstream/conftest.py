@@ -63,6 +63,11 @@ SMALL = {
         "bootstrap": 50,
         "probe": {"epochs": 6, "patience": 2},
         "segment": {"epochs": 2, "batch": 16, "decoder": [16, 16, 8, 8]},
+        "finetune": {
+            "batch": 16,
+            "validate_every": 3,
+            "schedule": {"chexpert": {"10": [1, 7, 1.0e-2], "100": [2, 12, 1.0e-2]}},
+        },
     },
     "grid": GRID,
 }
@@ -158,6 +163,8 @@ def store(settings: Params, dataset: str, count: int) -> None:
             "in_1": split == "train",
             "in_10": (split == "train") & (np.arange(count) % 3 == 0),
             "source_row": np.arange(count),
+            "height": SIDE,
+            "width": SIDE,
         }
     )
     if dataset == "chexpert":

@@ -13,7 +13,7 @@ from tests.downstream.conftest import SECRET, Workspace
 from cxrmim import grid, record
 from cxrmim.downstream import __main__ as command
 from cxrmim.downstream import features, recompute, runs
-from cxrmim.downstream.contract import Bench, Result
+from cxrmim.downstream.contract import Bench
 from cxrmim.downstream.tasks import probe
 from cxrmim.errors import CheckError
 
@@ -85,49 +85,6 @@ def test_recomputing_needs_the_predictions(workspace: Workspace) -> None:
         recompute.metrics(workspace.params, workspace.run(PROBE))
 
 
-def test_a_run_does_not_depend_on_its_companions(workspace: Workspace) -> None:
-    alone = ("medim-s0/siim-segment-100-s0", "medim-s0/mimic-retrieve-100-s0")
-    workspace.wipe(*alone)
-    for name in alone:
-        workspace.do(name)
-    first = [bytes_of(workspace, name) for name in alone]
-    workspace.wipe(*alone)
-    torch.manual_seed(99)
-    np.random.seed(99)  # noqa: NPY002
-    workspace.wipe("medim-s0/siim-segment-100-s1", "medim-s0/mimic-attend-100-s0")
-    together = ["medim-s0/mimic-attend-100-s0", alone[1], "medim-s0/siim-segment-100-s1", alone[0]]
-    workspace.do(*together)
-    assert [bytes_of(workspace, name) for name in alone] == first
-
-
-def test_probes_do_not_depend_on_their_companions(workspace: Workspace) -> None:
-    workspace.wipe(PROBE)
-    workspace.do(PROBE)
-    first = bytes_of(workspace, PROBE)
-    names = [r.id for r in grid.runs(workspace.params) if r.id.startswith("random-s0/chexpert")]
-    workspace.wipe(*names)
-    workspace.do(*reversed(names))
-    assert bytes_of(workspace, PROBE) == first
-    assert len(names) == 4
-
-
-def test_seeds_percents_and_weights_change_predictions(workspace: Workspace) -> None:
-    names = [
-        PROBE,
-        "random-s0/chexpert-probe-100-s1",
-        "random-s0/chexpert-probe-10-s0",
-        "mae-s0/chexpert-probe-100-s0",
-        "medim-s0/siim-segment-100-s0",
-        "medim-s0/siim-segment-100-s1",
-        "random-s0/siim-segment-100-s0",
-        "mgca-s0/mimic-retrieve-100-s0",
-        "medim-s0/mimic-retrieve-100-s0",
-    ]
-    for name in names:
-        workspace.do(name)
-    assert len({bytes_of(workspace, name)[0] for name in names}) == len(names)
-
-
 def test_a_current_run_is_passed_over(
     workspace: Workspace, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,25 +121,6 @@ def test_a_stale_run_is_done_again(
     if what == "parent":
         path.write_bytes(old)
     workspace.wipe(PROBE)
-
-
-def test_finished_runs_survive_a_later_failure(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names = [PROBE, "random-s0/chexpert-probe-100-s1"]
-    workspace.wipe(*names)
-    real = runs.predict
-
-    def predict(run: grid.Run, bench: Bench) -> Result:
-        if run.id == names[1]:
-            raise KeyboardInterrupt
-        return real(run, bench)
-
-    monkeypatch.setattr(runs, "predict", predict)
-    with pytest.raises(KeyboardInterrupt):
-        workspace.do(*names)
-    assert runs.current(workspace.params, workspace.run(names[0]))
-    assert not runs.current(workspace.params, workspace.run(names[1]))
 
 
 def test_shards_that_are_not_those_of_the_record_are_refused(workspace: Workspace) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from tests.downstream.conftest import Workspace
+from timm.models.vision_transformer import VisionTransformer
 
 from cxrmim import grid
 from cxrmim.downstream import features, runs, segmentation
@@ -14,6 +15,7 @@ from cxrmim.errors import ParamsError
 TRAINING = segmentation.Training(
     batch=4,
     epochs=1,
+    epoch_steps=1,
     patience=1,
     lr=1e-3,
     weight_decay=0.0,
@@ -24,6 +26,7 @@ TRAINING = segmentation.Training(
     rotate=10.0,
     augment_p=0.5,
 )
+OPTIONS = {"empty": "one", "threshold": 0.5}
 
 
 def changed(**over: float) -> segmentation.Training:
@@ -90,12 +93,109 @@ def test_a_frozen_encoder_stays_as_it_is(workspace: Workspace) -> None:
     bench = Bench(workspace.params)
     encoder = bench.method("random-s0").encoder
     model = segmentation.Segmenter(encoder, None, [8, 8, 8, 8], frozen=True).train()
-    assert not model.encoder.training
+    assert not any(module.training for module in model.encoder.modules())
     assert model.decoder.training
     logits = model(torch.randn(2, 3, 48, 48))
     assert logits.shape == (2, 48, 48)
     logits.sum().backward()
     assert all(p.grad is None for p in encoder.parameters())
+
+
+def trained(frozen: bool) -> tuple[dict, dict, segmentation.Segmenter]:
+    """State of the whole network before and after some training on an encoder with buffers."""
+    torch.manual_seed(0)
+    encoder = VisionTransformer(img_size=32, embed_dim=16, depth=2, num_heads=2, num_classes=0)
+    encoder.pos_drop = torch.nn.Dropout(0.5)
+    encoder.norm = Batched(16)
+    model = segmentation.Segmenter(encoder.train(), None, [8, 8, 8, 8], frozen)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    image, mask = scene()
+    segmentation.fit(
+        model,
+        lambda rows: (image[rows], mask[rows]),
+        torch.arange(6),
+        torch.arange(6, 8),
+        changed(epochs=3, patience=3),
+        torch.Generator().manual_seed(0),
+    )
+    return before, model.state_dict(), model
+
+
+class Batched(torch.nn.BatchNorm1d):
+    """BatchNorm over the tokens of all images: its buffers move whenever it trains."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.flatten(0, 1)).view_as(x)
+
+
+def test_frozen_means_bit_identical_weights_and_buffers() -> None:
+    before, after, model = trained(frozen=True)
+    own = [k for k in before if k.startswith("encoder.")]
+    assert "encoder.norm.running_mean" in own
+    assert all(torch.equal(before[k], after[k]) for k in own)
+    assert not any(module.training for module in model.encoder.modules())
+    rest = [k for k in before if not k.startswith("encoder.") and before[k].is_floating_point()]
+    assert all(not torch.equal(before[k], after[k]) for k in rest)
+
+
+def test_tuned_means_all_weights_move() -> None:
+    before, after, _ = trained(frozen=False)
+    moved = {k for k, v in before.items() if not torch.equal(v, after[k])}
+    assert moved >= {name for name, value in before.items() if value.is_floating_point()}
+
+
+def test_a_run_with_a_frozen_encoder_gives_it_back_unchanged(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(workspace.changed(segment={"freeze": True}).params)
+    models, real = [], segmentation.fit
+    monkeypatch.setattr(segmentation, "fit", lambda *a: models.append(a[0]) or real(*a))
+    runs.predict(grid.Run("medim-s0", "siim", "segment", 100, 0), bench)
+    want = bench.method("medim-s0").encoder.state_dict()
+    found = models[0].encoder.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in want.items())
+
+
+def test_the_best_epoch_is_kept_and_patience_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    encoder = VisionTransformer(img_size=32, embed_dim=16, depth=1, num_heads=2, num_classes=0)
+    model = segmentation.Segmenter(encoder, None, [8, 8, 8, 8], False)
+    values, states = iter([3.0, 1.0, 2.0, 1.0, 0.5]), []
+
+    def validate(model: torch.nn.Module, *_: object) -> float:
+        states.append({k: v.clone() for k, v in model.state_dict().items()})
+        return next(values)
+
+    monkeypatch.setattr(segmentation, "validate", validate)
+    image, mask = scene()
+    best = segmentation.fit(
+        model,
+        lambda rows: (image[rows], mask[rows]),
+        torch.arange(8),
+        torch.arange(8),
+        changed(epochs=9, patience=2),
+        torch.Generator(),
+    )
+    assert (best.at, best.stopped, best.values) == (2, "patience", [3.0, 1.0, 2.0, 1.0])
+    assert all(torch.equal(v, states[1][k]) for k, v in model.state_dict().items())
+    assert not all(torch.equal(v, states[3][k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("steps", "passes"), [(1, 1), (3, 1), (4, 2), (9, 3), (10, 4)])
+def test_an_epoch_is_whole_passes(steps: int, passes: int) -> None:
+    """Ten images in batches of four are three steps a pass."""
+    train = torch.arange(5, 15)
+    found = list(segmentation.epoch(train, changed(epoch_steps=steps), torch.Generator()))
+    assert [len(rows) for rows in found] == [4, 4, 2] * passes
+    seen = torch.cat(found).view(passes, 10)
+    assert (seen.sort(dim=1).values == train).all()
+    assert passes == 1 or not torch.equal(seen[0], seen[1])
+
+
+def test_a_training_that_diverges_is_named(workspace: Workspace) -> None:
+    bench = Bench(workspace.changed(segment={"lr": 1e30, "epochs": 1}).params)
+    with pytest.raises(ParamsError, match=r"^downstream.segment.lr = 1e\+30: .* never finite"):
+        segment.run(grid.Run("random-s0", "siim", "segment", 100, 0), bench)
 
 
 def test_freezing_changes_the_outcome(workspace: Workspace) -> None:
@@ -112,14 +212,28 @@ def test_freezing_changes_the_outcome(workspace: Workspace) -> None:
         ("medim-s0", "method", "method"),
         ("medim-s0", "random", "random"),
         ("random-s0", "method", "random"),
+        ("random-s0", "random", "random"),
     ],
 )
 def test_the_decoder_comes_from_the_method_if_it_has_one(
-    workspace: Workspace, checkpoint: str, init: str, want: str
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, checkpoint: str, init: str, want: str
 ) -> None:
     bench = Bench(workspace.changed(segment={"decoder_init": init, "epochs": 1}).params)
     run = grid.Run(checkpoint, "siim", "segment", 100, 0)
+    given, real = [], segmentation.fit
+
+    def fit(model: segmentation.Segmenter, *rest: object) -> object:
+        given.append({k: v.clone() for k, v in model.decoder.state_dict().items()})
+        return real(model, *rest)
+
+    monkeypatch.setattr(segmentation, "fit", fit)
     assert runs.predict(run, bench).details["decoder"] == want
+    pretrained = bench.method(checkpoint).decoder
+    assert (pretrained is None) == (checkpoint == "random-s0")
+    if pretrained is not None:
+        own = pretrained.state_dict()
+        same = all(torch.equal(own[k], v) for k, v in given[0].items())
+        assert same == (want == "method")
 
 
 def test_a_decoder_of_the_wrong_depth_is_named(workspace: Workspace) -> None:
@@ -141,6 +255,16 @@ def test_truth_is_a_pixel_at_least_half_covered(bench: Bench) -> None:
 def test_it_learns_a_bright_box(workspace: Workspace) -> None:
     bench = Bench(workspace.changed(segment={"epochs": 25, "lr": 3e-3, "batch": 8}).params)
     result = runs.predict(grid.Run("random-s0", "siim", "segment", 100, 0), bench)
-    found = segment.measure(result.predictions, {"empty": "one"}, runs.recompute.Draws("a/b", 5))
+    found = segment.measure(result.predictions, OPTIONS, runs.recompute.Draws("a/b", 5))
     assert found["dice_positive"] > 0.6
+    assert found["auc"] > 0.9
     assert np.isfinite(result.details["valid_loss"])
+
+
+def test_the_score_is_the_highest_pixel(workspace: Workspace) -> None:
+    bench = Bench(workspace.params)
+    run = grid.Run("random-s0", "siim", "segment", 100, 0)
+    frame = runs.predict(run, bench).predictions
+    assert frame["score"].between(0, 1).all()
+    assert ((frame["score"] > 0.5) == (frame["area"] > 0)).all()
+    assert frame["score"].nunique() > 1

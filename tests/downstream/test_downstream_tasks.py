@@ -96,10 +96,12 @@ def test_predicting_nothing_scores_the_share_of_negatives(
     monkeypatch.setattr(bench, "masks", lambda _: masks)
     monkeypatch.setattr(bench, "rows", lambda *_: test[:16])
     result = runs.predict(grid.Run("baseline-empty", "siim", "segment", 100, 0), bench)
-    found = segment.measure(result.predictions, {"empty": "one"}, DRAWS)
+    found = segment.measure(result.predictions, {"empty": "one", "threshold": 0.5}, DRAWS)
     assert found["value"] == found["dice_one"] == 0.75
     assert (found["dice_zero"], found["dice_positive"], found["predicted"]) == (0.0, 0.0, 0)
-    assert segment.measure(result.predictions, {"empty": "zero"}, DRAWS)["value"] == 0.0
+    assert found["auc"] == 0.5
+    zero = {"empty": "zero", "threshold": 0.5}
+    assert segment.measure(result.predictions, zero, DRAWS)["value"] == 0.0
 
 
 def test_chance_is_k_over_the_pool(bench: Bench) -> None:
@@ -149,14 +151,17 @@ def test_retrieval_measures_both_ways(bench: Bench) -> None:
     assert set(found["replicates_of"]) == set(names) - {"i2t_r10"}
 
 
-def test_blocks_and_duplicates_of_retrieval(workspace: Workspace) -> None:
-    run = grid.Run("mgca-s0", "mimic", "retrieve", 100, 0)
-
-    def frame(**over: object) -> pd.DataFrame:
-        return runs.predict(run, Bench(workspace.changed(retrieve=over).params)).predictions
-
-    assert frame(block=3).equals(frame(block=1024))
-    assert not frame(duplicates="identical").equals(frame(duplicates="strict"))
+@pytest.mark.parametrize("options", [{"size": 6}, {"duplicates": "merge"}])
+def test_chance_has_the_pool_of_the_methods(workspace: Workspace, options: dict) -> None:
+    bench = Bench(workspace.changed(retrieve=options).params)
+    frames = [
+        runs.predict(grid.Run(checkpoint, "mimic", "retrieve", 100, 0), bench).predictions
+        for checkpoint in ("baseline-chance", "mgca-s0")
+    ]
+    assert frames[0]["image"].tolist() == frames[1]["image"].tolist()
+    assert len(frames[0]) < len(bench.rows("mimic", "test"))
+    found = retrieve.measure(frames[0], {}, DRAWS)
+    assert found["i2t_r5"] == pytest.approx(5 / len(frames[0]))
 
 
 @pytest.mark.parametrize("released", [False, True])

@@ -121,12 +121,10 @@ def chance(run: Run, bench: Bench) -> Result:
     """Find all candidates equally similar: R@k is then k over the pool if one pair counts."""
     from cxrmim.downstream import retrieval
 
-    rows = bench.rows(run.dataset, "test")
-    reports, report = bench.reports(run.dataset)
-    texts, which = retrieval.distinct(reports.ids, report[rows])
-    found = retrieval.chance(which, bench.params.downstream.retrieve["duplicates"])
-    identity = bench.identity(run.dataset, rows)
-    return Result(identity.assign(**found), {"pool": len(rows), "reports": len(texts)})
+    pool = retrieval.pool(bench, run.dataset)
+    found = retrieval.chance(pool.which, bench.params.downstream.retrieve["duplicates"])
+    identity = bench.identity(run.dataset, pool.rows)
+    return Result(identity.assign(**found), {"pool": len(pool.rows), "reports": len(pool.texts)})
 
 
 PREDICTORS: dict[str, Callable[[Run, Bench], Result]] = {

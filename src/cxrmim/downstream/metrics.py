@@ -13,6 +13,24 @@ Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 
 
+def finite(values: Floats, what: str) -> None:
+    """Refuse scores that cannot be ranked.
+
+    Args:
+        values: any shape.
+        what: whose scores, for the error.
+
+    Raises:
+        DataError: one is NaN or infinite.
+    """
+    bad = int(np.size(values) - np.isfinite(values).sum())
+    if bad:
+        raise DataError(
+            f"{what}: {bad} of {np.size(values)} are NaN or infinite, so no metric exists; "
+            f"look for a diverged training, and do the run again"
+        )
+
+
 def auc_per_class(
     truth: Floats, score: Floats, names: Sequence[str], where: str
 ) -> dict[str, float]:
@@ -25,10 +43,11 @@ def auc_per_class(
         where: test set, for the error.
 
     Raises:
-        DataError: a class has no positive or no negative image.
+        DataError: a class has no positive or no negative image, or a score is not finite.
     """
     out = {}
     for k, name in enumerate(names):
+        finite(score[:, k], f"{where}: score of {name}")
         known = ~np.isnan(truth[:, k])
         present = truth[known, k] > 0.5
         if present.all() or not present.any():

@@ -1,54 +1,164 @@
 """Where a query's own pair stands among all candidates (MedIM 3.1, table 2)."""
 
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+from cxrmim.downstream.contract import Bench
+from cxrmim.errors import ParamsError
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.floating[Any]]
 COUNTS = ("above", "tied", "own")
 WAYS = ("t2i", "i2t")  # text query for images, image query for texts
+ROUNDING: float = 2.0**-24  # unit roundoff of float32
+CHUNK = 1 << 15  # similarities looked at again at once
+BYTE = 255  # ones that a byte can count
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The pairs that are ranked, N images with R distinct reports.
+
+    Attributes:
+        rows: (N,) shard rows of the images, ascending.
+        texts: (R,) one report number for each distinct report.
+        which: (N,) index of each pair's report in `texts`.
+    """
+
+    rows: Ints
+    texts: Ints
+    which: Ints
+
+
+def pool(bench: Bench, dataset: str) -> Pool:
+    """Pairs of a corpus that ``downstream.retrieve`` ranks; the same for every method.
+
+    Held-out pairs; under ``duplicates: merge`` each distinct report once, with its first image;
+    of these ``size`` at random, the draw seeded by the dataset's name alone.
+
+    Raises:
+        DataError: the dataset has no reports, or none held out.
+        ParamsError: there are fewer pairs than `size`.
+    """
+    options = bench.params.downstream.retrieve
+    rows = bench.rows(dataset, "test")
+    reports, report = bench.reports(dataset)
+    texts, which = distinct(reports.ids, report[rows])
+    kept = np.arange(len(rows))
+    if options["duplicates"] == "merge":
+        kept = np.sort(np.unique(which, return_index=True)[1])
+    size = options["size"]
+    if size is not None:
+        if size > len(kept):
+            raise ParamsError(
+                f"downstream.retrieve.size = {size}: the pool of {dataset} has {len(kept)} pairs; "
+                f"lower it, or write null for all of them"
+            )
+        seed = hashlib.sha256(f"retrieval/{dataset}".encode()).digest()[:16]
+        draw = np.random.default_rng(int.from_bytes(seed)).permutation(len(kept))
+        kept = np.sort(kept[draw[:size]])
+    used, place = np.unique(which[kept], return_inverse=True)
+    return Pool(rows[kept], texts[used], place.astype(np.int64))
 
 
 def standing(
-    image: Tensor, text: Tensor, which: Tensor, duplicates: str, block: int
+    image: NDArray[np.float32], text: NDArray[np.float32], which: Ints, duplicates: str, block: int
 ) -> dict[str, Ints]:
     """Count the candidates above and level with each query's own pair, both ways.
 
-    Pairs are per image: two images of a study are two pairs with one report. Reports are embedded
-    once each, so that equal reports tie exactly. Similarities are cosines in float64, a block of
-    queries at a time.
+    Pairs are per image: two images of a study are two pairs with one report. Similarities come from
+    float32 products, a block of images by a block of texts at a time. One that is nearer to the own
+    pair's than such a product can err is looked at again, summed in float64 in a fixed order. So
+    equal embeddings tie exactly, and neither the block nor the machine's kernels show.
 
     Args:
         image: (N, d) L2-normalised images.
         text: (R, d) L2-normalised distinct reports.
         which: (N,) report of each pair.
-        duplicates: `strict`: only the own pair counts; `identical`: any pair with the same report.
-        block: queries a block.
+        duplicates: `identical`: any pair with the same report counts as the own one; `strict`,
+            `merge`: only the own pair does.
+        block: images, and texts, a block.
 
     Returns:
         For both `WAYS`, (N,) counts of other candidates more similar than the best own one
         (`above`), exactly as similar (`tied`), and of own ones of that similarity (`own`).
     """
-    image, text = image.double(), text.double()
-    copies = torch.bincount(which, minlength=len(text))
-    found: dict[str, list[Tensor]] = {f"{way}_{c}": [] for way in WAYS for c in COUNTS}
-    for rows in torch.split(torch.arange(len(image), device=image.device), block):
-        mine = which[rows, None]
-        similar = image[rows] @ text.T  # every text stands for `copies` candidates
-        best = similar.gather(1, mine)
-        own = copies[mine] if duplicates == "identical" else torch.ones_like(mine)
-        found["i2t_above"].append(((similar > best) * copies).sum(1))
-        found["i2t_tied"].append(((similar == best) * copies).sum(1) - own[:, 0])
-        found["i2t_own"].append(own[:, 0])
-        similar = text[which[rows]] @ image.T
-        is_own = which == mine if duplicates == "identical" else _diagonal(rows, len(image))
-        best = similar.masked_fill(~is_own, -torch.inf).amax(1, keepdim=True)
-        level = similar == best
-        found["t2i_above"].append((similar > best).sum(1))
-        found["t2i_tied"].append((level & ~is_own).sum(1))
-        found["t2i_own"].append((level & is_own).sum(1))
-    return {name: torch.cat(parts).cpu().numpy() for name, parts in found.items()}
+    texts, count = text[which], len(image)
+    every = np.arange(count)
+    own = _exactly(image, texts, every, every)
+    best = {"i2t": own, "t2i": own}
+    found = {f"{way}_{c}": np.zeros(count, np.int64) for way in WAYS for c in COUNTS}
+    if duplicates == "identical":
+        highest = np.full(len(text), -np.inf)
+        np.maximum.at(highest, which, own)
+        best["t2i"] = highest[which]
+        level = np.bincount(which[own == best["t2i"]], minlength=len(text))
+        found["i2t_own"] += np.bincount(which, minlength=len(text))[which]
+        found["t2i_own"] += level[which]
+    else:
+        found["i2t_own"] += 1
+        found["t2i_own"] += 1
+    slack = _error(image, texts)
+    for first in range(0, count, block):
+        queries = slice(first, first + block)
+        for start in range(0, count, block):
+            columns = slice(start, start + block)
+            similar = image[queries] @ texts[columns].T
+            for way in WAYS:
+                by_image = way == "i2t"
+                part = queries if by_image else columns
+                limit = best[way][part, None] if by_image else best[way][None, part]
+                over = similar > (limit + slack).astype(np.float32)
+                found[f"{way}_above"][part] += _per_row(over) if by_image else _per_column(over)
+                near = np.flatnonzero(over ^ (similar >= (limit - slack).astype(np.float32)))
+                for at in np.split(near, range(CHUNK, len(near), CHUNK)):
+                    row, column = first + at // similar.shape[1], start + at % similar.shape[1]
+                    query = row if by_image else column
+                    beyond = _exactly(image, texts, row, column) - best[way][query]
+                    np.add.at(found[f"{way}_above"], query[beyond > 0], 1)
+                    np.add.at(found[f"{way}_tied"], query[beyond == 0], 1)
+    for way in WAYS:
+        found[f"{way}_tied"] -= found[f"{way}_own"]
+    return found
+
+
+def _exactly(image: Floats, texts: Floats, row: Ints, column: Ints) -> NDArray[np.float64]:
+    """Dot products of pairs of rows, the same bits wherever they are asked for.
+
+    A product of two float32 is exact in float64, and a cumulative sum adds in order.
+    """
+    out = np.empty(len(row))
+    for part in (slice(i, i + CHUNK) for i in range(0, len(row), CHUNK)):
+        products = image[row[part]].astype(np.float64) * texts[column[part]]
+        out[part] = np.cumsum(products, axis=1)[:, -1]
+    return out
+
+
+def _error(image: Floats, texts: Floats) -> float:
+    """How far a float32 dot product can be from the true one, in any order of summation.
+
+    d u |a| |b| (Higham, Accuracy and Stability of Numerical Algorithms, 3.1), and some more for
+    the rounding of the limits that it is held against.
+    """
+    longest = [float(np.linalg.norm(side, axis=1).max()) for side in (image, texts)]
+    bound: float = (image.shape[1] + 8) * ROUNDING * 1.01 * longest[0] * longest[1]
+    return bound
+
+
+def _per_row(mask: NDArray[np.bool_]) -> Ints:
+    return np.array([np.count_nonzero(row) for row in mask], np.int64)
+
+
+def _per_column(mask: NDArray[np.bool_]) -> Ints:
+    """Sums of bytes, widened before they can overflow: many times faster than sums of bools."""
+    out = np.zeros(mask.shape[1], np.int64)
+    for first in range(0, len(mask), BYTE):
+        out += mask[first : first + BYTE].view(np.uint8).sum(axis=0, dtype=np.uint8)
+    return out
 
 
 def chance(which: Ints, duplicates: str) -> dict[str, Ints]:
@@ -74,7 +184,3 @@ def distinct(ids: NDArray[np.int32], report: Ints) -> tuple[Ints, Ints]:
         np.asarray(ids[rows]), axis=0, return_index=True, return_inverse=True
     )
     return rows[first], same.reshape(-1)[place.reshape(-1)].astype(np.int64)
-
-
-def _diagonal(rows: Tensor, count: int) -> Tensor:
-    return rows[:, None] == torch.arange(count, device=rows.device)

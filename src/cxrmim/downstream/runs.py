@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from cxrmim import grid, plugins, record
 from cxrmim.downstream import baselines, recompute
 from cxrmim.downstream.contract import Bench, Result
-from cxrmim.errors import CheckError
+from cxrmim.errors import CheckError, DataError, ParamsError
 from cxrmim.params import Params, fingerprint
 from cxrmim.paths import Paths, atomic
 from cxrmim.progress import track
@@ -28,38 +28,55 @@ OUTPUT = "predictions"
 def do(job: grid.Job, params: Params, threads: int = 1) -> None:
     """Do the runs of a job whose records are not current.
 
+    A run that its data or parameters forbid does not keep the others from being done.
+
     Args:
         job: runs that share a checkpoint.
         params: all parameters.
         threads: CPU threads, already set for the numerical libraries; logged only.
+
+    Raises:
+        DataError, ParamsError: a run could not be done; the first of those errors, after the rest.
     """
     bench = Bench(params)
     log.info("%s: %d runs on %d threads", job.id, len(job.runs), threads)
+    failed: list[DataError | ParamsError] = []
     for run in track(job.runs, job.id):
         if current(params, run):
             log.info("%s: current, not done again", run.id)
             continue
-        started, cpu = time.perf_counter(), time.process_time()
-        result = predict(run, bench)
-        metrics = keep(params, run, result)
-        cost = record.process_cost() | {
-            "seconds": round(time.perf_counter() - started, 2),
-            "cpu_seconds": round(time.process_time() - cpu, 2),
-        }
-        record.write(
-            params,
-            KIND,
-            run.id,
-            outputs={OUTPUT: bench.paths.prediction(run.id)},
-            parents=grid.parents(params, KIND, run.id),
-            metrics=metrics,
-            details=result.details,
-            seed=run.seed,
-            cost=cost,
-        )
-        log.info(
-            "%s: %s = %.4f, %.1f s", run.id, metrics["metric"], metrics["value"], cost["seconds"]
-        )
+        try:
+            _do(run, bench)
+        except (DataError, ParamsError) as error:
+            log.error("%s: not done: %s", run.id, error)
+            failed.append(error)
+    if len(failed) > 1:
+        raise type(failed[0])(f"{failed[0]} ({len(failed) - 1} more runs of {job.id}: see its log)")
+    if failed:
+        raise failed[0]
+
+
+def _do(run: grid.Run, bench: Bench) -> None:
+    """Predict, store, measure, record."""
+    started, cpu = time.perf_counter(), time.process_time()
+    result = predict(run, bench)
+    metrics = keep(bench.params, run, result)
+    cost = record.process_cost() | {
+        "seconds": round(time.perf_counter() - started, 2),
+        "cpu_seconds": round(time.process_time() - cpu, 2),
+    }
+    record.write(
+        bench.params,
+        KIND,
+        run.id,
+        outputs={OUTPUT: bench.paths.prediction(run.id)},
+        parents=grid.parents(bench.params, KIND, run.id),
+        metrics=metrics,
+        details=result.details,
+        seed=run.seed,
+        cost=cost,
+    )
+    log.info("%s: %s = %.4f, %.1f s", run.id, metrics["metric"], metrics["value"], cost["seconds"])
 
 
 def predict(run: grid.Run, bench: Bench) -> Result:
@@ -71,7 +88,12 @@ def predict(run: grid.Run, bench: Bench) -> Result:
 
 
 def keep(params: Params, run: grid.Run, result: Result) -> dict[str, Any]:
-    """Store predictions and measure what was stored."""
+    """Store predictions and measure what was stored.
+
+    Raises:
+        DataError: a score is NaN or infinite; nothing is stored then.
+    """
+    recompute.check(run, result.predictions)
     with atomic(Paths(params.scale).prediction(run.id)) as temporary:
         pq.write_table(table(result.predictions), temporary, compression="zstd")
     return recompute.metrics(params, run)

@@ -1,15 +1,14 @@
 """Segmentation network, its loss and its training (MedIM 2.5; protocols.md 3, SIIM)."""
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cxrmim.downstream.stopping import Best
 from cxrmim.errors import ParamsError
 from cxrmim.pretrain.parts.decoders import ConvDecoder, upsampled_conv
 
@@ -63,6 +62,7 @@ class Training:
 
     batch: int
     epochs: int
+    epoch_steps: int
     patience: int
     lr: float
     weight_decay: float
@@ -72,15 +72,6 @@ class Training:
     scale: float
     rotate: float
     augment_p: float
-
-
-@dataclass(frozen=True)
-class Course:
-    """How a training went; epochs count from 1."""
-
-    best_epoch: int
-    stopped: Literal["patience", "epochs"]
-    losses: list[float]
 
 
 def loss(logits: Tensor, mask: Tensor, training: Training) -> Tensor:
@@ -140,7 +131,7 @@ def fit(
     valid: Tensor,
     training: Training,
     random: torch.Generator,
-) -> Course:
+) -> Best:
     """Train with AdamW at a constant rate; the model is left at its epoch of least validation loss.
 
     Args:
@@ -151,6 +142,9 @@ def fit(
         training: hyper-parameters.
         random: CPU generator of batch order and augmentation.
 
+    Returns:
+        The validation losses, the best epoch and what ended training.
+
     Raises:
         ParamsError: the validation loss is never finite.
     """
@@ -158,29 +152,33 @@ def fit(
     optimiser = torch.optim.AdamW(
         weights, training.lr, training.betas, weight_decay=training.weight_decay, fused=True
     )
-    best, best_epoch, losses = model.state_dict(), 0, [float("inf")]
-    stopped: Literal["patience", "epochs"] = "epochs"
-    for epoch in range(1, training.epochs + 1):
+    best = Best(training.patience)
+    for _ in range(training.epochs):
         model.train()
-        for rows in torch.split(
-            train[torch.randperm(len(train), generator=random)], training.batch
-        ):
+        for rows in epoch(train, training, random):
             image, mask = augment(*load(rows), training, random)
             optimiser.zero_grad()
             loss(model(image), mask, training).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-        losses.append(validate(model, load, valid, training))
-        if losses[-1] < min(losses[:-1]):
-            best, best_epoch = copy.deepcopy(model.state_dict()), epoch
-        elif epoch - best_epoch >= training.patience:
-            stopped = "patience"
+        if best.judge(validate(model, load, valid, training), model.state_dict()):
             break
-    if best_epoch == 0:
+    if best.at == 0:
         raise ParamsError(
             f"downstream.segment.lr = {training.lr}: the validation loss is never finite; lower it"
         )
-    model.load_state_dict(best)
-    return Course(best_epoch, stopped, losses[1:])
+    model.load_state_dict(best.weights)
+    return best
+
+
+def epoch(train: Tensor, training: Training, random: torch.Generator) -> Iterator[Tensor]:
+    """Row numbers of each batch: whole passes over the images until `epoch_steps` are made."""
+    made = 0
+    while made < training.epoch_steps:
+        for rows in torch.split(
+            train[torch.randperm(len(train), generator=random)], training.batch
+        ):
+            yield rows
+            made += 1
 
 
 @torch.no_grad()

@@ -22,10 +22,17 @@ MAIN = "i2t_r10"
 
 
 class Options(Strict):
-    """`duplicates` says whether another pair with an identical report counts as the own one."""
+    """Which pairs are ranked, and what a repeated report means.
+
+    `size`: that many pairs of the pool at random, the same for all methods; null: all of them.
+    `duplicates`: whether another pair with an identical report counts as the own one (`identical`)
+    or not (`strict`), or each distinct report stays in the pool once (`merge`). `block`: images
+    held against as many texts at once; it costs memory and changes nothing else.
+    """
 
     pool: Literal["heldout"]
-    duplicates: Literal["strict", "identical"]
+    size: Annotated[int, Field(ge=1)] | None
+    duplicates: Literal["strict", "identical", "merge"]
     block: Annotated[int, Field(ge=1)]
 
 
@@ -37,6 +44,8 @@ def run(run: Run, bench: Bench) -> Result:
 
     Raises:
         NoTextError: the checkpoint's method has no text side.
+        ParamsError: the pool is smaller than `size`.
+        DataError: an embedding is not finite.
     """
     import torch
 
@@ -46,28 +55,28 @@ def run(run: Run, bench: Bench) -> Result:
 
     options = Options.model_validate(bench.params.downstream.retrieve)
     method, view = bench.method(run.checkpoint), bench.view(run.checkpoint)
-    images, rows = bench.shards(run.dataset).images, bench.rows(run.dataset, "test")
-    reports, report = bench.reports(run.dataset)
-    texts, which = retrieval.distinct(reports.ids, report[rows])
-    image, text = [], []
+    images, (reports, _) = bench.shards(run.dataset).images, bench.reports(run.dataset)
+    pool = retrieval.pool(bench, run.dataset)
+    rows, texts = pool.rows, pool.texts
+    found: dict[str, list[torch.Tensor]] = {"image": [], "text": []}
     try:
         with torch.no_grad():
             for part in np.split(texts, range(features.BATCH, len(texts), features.BATCH)):
                 words = collate(reports, part, bench.device, released=method.released_words)
-                text.append(method.embed_text(words))
+                found["text"].append(method.embed_text(words))
             for part in np.split(rows, range(features.BATCH, len(rows), features.BATCH)):
-                image.append(method.embed_image(view(features.block(images, part, bench.device))))
+                seen = view(features.block(images, part, bench.device))
+                found["image"].append(method.embed_image(seen))
     except NoTextError as error:
         raise NoTextError(f"{run.checkpoint}: cannot retrieve: {error}") from None
-    found = retrieval.standing(
-        torch.cat(image),
-        torch.cat(text),
-        torch.from_numpy(which).to(bench.device),
-        options.duplicates,
-        options.block,
+    embedded = {side: torch.cat(parts).float().cpu().numpy() for side, parts in found.items()}
+    for side, values in embedded.items():
+        metrics.finite(values, f"{run.id}: numbers of the {side} embeddings")
+    counts = retrieval.standing(
+        embedded["image"], embedded["text"], pool.which, options.duplicates, options.block
     )
     identity = bench.identity(run.dataset, rows)
-    return Result(identity.assign(**found), {"pool": len(rows), "reports": len(texts)})
+    return Result(identity.assign(**counts), {"pool": len(rows), "reports": len(texts)})
 
 
 def measure(predictions: pd.DataFrame, options: Tree, draws: Draws) -> Tree:

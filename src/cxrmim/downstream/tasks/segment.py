@@ -7,7 +7,7 @@ early stop on the validation loss, the best epoch is kept.
 Dice is taken per image at the encoder's input size and averaged over images. Truth is a mask pixel
 that is at least half foreground after resize and crop. An image without truth scores 1 if nothing
 is predicted and else 0 (`empty: one`), or always 0 (`zero`); the record holds both, and the mean
-over positive images alone.
+over positive images alone. An image's `score` is its highest pixel probability.
 """
 
 from typing import Annotated, Any, Literal
@@ -19,23 +19,24 @@ from pydantic import Field
 from cxrmim.downstream import bootstrap, metrics
 from cxrmim.downstream.bootstrap import Draws
 from cxrmim.downstream.contract import Bench, Result, masks
+from cxrmim.downstream.options import Trained
 from cxrmim.downstream.seeds import generator, global_seed
 from cxrmim.errors import ParamsError
 from cxrmim.grid import Run
-from cxrmim.plugins import Strict
 
 Tree = dict[str, Any]
 
 
-class Options(Strict):
-    """Training, loss and augmentation; `scale` is a share, `rotate` in degrees."""
+class Options(Trained):
+    """Loss and augmentation; `scale` is a share, `rotate` in degrees.
 
-    batch: Annotated[int, Field(ge=1)]
-    epochs: Annotated[int, Field(ge=1)]
-    patience: Annotated[int, Field(ge=1)]
-    lr: Annotated[float, Field(gt=0)]
-    weight_decay: Annotated[float, Field(ge=0)]
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+    An epoch goes over the training images again until it has made `epoch_steps` steps (1: once), so
+    that few images are not all validation.
+    `freeze` keeps the encoder as it came. `decoder` holds the channels of a new decoder's blocks: a
+    method without one gets it in any case, any method under `decoder_init: random`.
+    """
+
+    epoch_steps: Annotated[int, Field(ge=1)]
     focal_weight: Annotated[float, Field(ge=0)]
     focal_gamma: Annotated[float, Field(ge=0)]
     scale: Annotated[float, Field(ge=0, lt=1)]
@@ -89,22 +90,24 @@ def run(run: Run, bench: Bench) -> Result:
         for split, percent in (("train", run.percent), ("valid", 100), ("test", 100))
     )
     random = generator(run, "segment/order")
-    course = segmentation.fit(model, load, train, valid, training, random)
+    best = segmentation.fit(model, load, train, valid, training, random)
     model.eval()
-    predicted, real = [], []
+    predicted, real, score = [], [], []
     with torch.no_grad():
         for rows in torch.split(test, options.batch):
             image, mask = load(rows)
-            predicted.append((model(image).sigmoid() > options.threshold).cpu().numpy())
+            share = model(image).sigmoid()
+            score.append(share.amax(dim=(1, 2)).cpu().numpy())
+            predicted.append((share > options.threshold).cpu().numpy())
             real.append((mask >= HALF).cpu().numpy())
     identity = bench.identity(run.dataset, test.numpy())
     return Result(
-        masks(identity, np.concatenate(predicted), np.concatenate(real)),
+        masks(identity, *(np.concatenate(parts) for parts in (predicted, real, score))),
         {
-            "best_epoch": course.best_epoch,
-            "epochs": len(course.losses),
-            "stopped": course.stopped,
-            "valid_loss": round(course.losses[course.best_epoch - 1], 6),
+            "best_epoch": best.at,
+            "epochs": len(best.values),
+            "stopped": best.stopped,
+            "valid_loss": round(best.value, 6),
             "decoder": "random" if pretrained is None else "method",
             "train_n": len(train),
             "valid_n": len(valid),
@@ -123,6 +126,13 @@ def measure(predictions: pd.DataFrame, options: Tree, draws: Draws) -> Tree:
         predictions: what `run` or a baseline gives.
         options: the task's block of params.yaml; `empty` says what an image without truth scores.
         draws: bootstrap draws of the test set.
+
+    Returns:
+        Beside Dice under every reading, `auc`: how well an image's highest pixel tells whether it
+        has a pneumothorax (None if all images or none have one), and the `threshold` of a mask.
+
+    Raises:
+        DataError: a score is not finite.
     """
     overlap, area, real = (
         predictions[c].to_numpy(np.int64) for c in ("overlap", "area", "truth_area")
@@ -130,6 +140,8 @@ def measure(predictions: pd.DataFrame, options: Tree, draws: Draws) -> Tree:
     each = {empty: metrics.dice(overlap, area, real, empty) for empty in ("one", "zero")}
     positive = real > 0
     chosen = each[options["empty"]]
+    score = predictions["score"].to_numpy(np.float32)
+    metrics.finite(score, f"{draws.key}, test: score")
     weights = draws.weights(predictions["patient"].tolist())
     return {
         "value": float(chosen.mean()),
@@ -140,5 +152,7 @@ def measure(predictions: pd.DataFrame, options: Tree, draws: Draws) -> Tree:
         "dice_one": float(each["one"].mean()),
         "dice_zero": float(each["zero"].mean()),
         "dice_positive": float(each["one"][positive].mean()) if positive.any() else None,
+        "auc": metrics.separation(positive[:, None].astype(np.float32), score[:, None], False),
+        "threshold": options["threshold"],
         "replicates": bootstrap.rounded(bootstrap.mean(chosen, weights)),
     }
