@@ -187,3 +187,27 @@ def test_the_workflow_asks_for_every_checkpoint(repo, monkeypatch):
     for checkpoint in plan.checkpoints:
         assert plan.paths.checkpoint(checkpoint) in plan.targets
         assert plan.paths.record("pretrain", checkpoint) in plan.targets
+
+
+@pytest.mark.parametrize("scale", ["demo", "trend", "phantom", "paper"])
+def test_a_baseline_that_reads_no_labels_has_one_run_a_dataset(scale):
+    loaded = params.load(REPO, scale)
+    found = [run for run in grid.all_runs(loaded) if run.baseline in grid.UNTAUGHT]
+    assert found and all(run.percent == 100 for run in found)
+    assert len({(run.baseline, run.dataset, run.task) for run in found}) == len(found)
+    taught = {r.percent for r in grid.all_runs(loaded) if r.baseline in ("prior", "pixels")}
+    assert taught == {1, 10, 100}
+
+
+@pytest.mark.parametrize("name", ["medim_table1", "medim_table2", "medim_table3", "cmitm_table1"])
+def test_every_column_has_its_baselines(paper, name):
+    """A cell of each column and trivial predictor is backed by one run of its own test set."""
+    for cells in paper.grid[name].cells:
+        assert paper.downstream.baselines[cells.task]
+        for percent in cells.percents:
+            for baseline in paper.downstream.baselines[cells.task]:
+                entry = grid.BASELINE + baseline
+                (run,) = grid.runs_of_cell(paper, entry, cells, percent)
+                assert (run.dataset, run.task) == (cells.dataset, cells.task)
+                assert run.percent == (100 if baseline in grid.UNTAUGHT else percent)
+                assert run in grid.baseline_runs(paper, name)

@@ -21,6 +21,19 @@ def here(tmp_path, monkeypatch, tree, write_params):
     return params.load(scale="demo")
 
 
+@pytest.mark.parametrize("count", [0, 1, 64, 65, 1000])
+def test_long_lists_of_numbers_take_one_line_and_nothing_is_lost(count):
+    numbers = [round(i / 7 - 3, 5) for i in range(count)]
+    odd = "[\n 1,\n 2\n]" * 70
+    tree = {"a": numbers, "b": {"c": [odd] * 70, "d": numbers}, "e": [[0.5] * count] * 2}
+    text = record.canonical(tree)
+    assert json.loads(text) == tree
+    assert record.canonical(json.loads(text)) == text
+    plain = (json.dumps(tree, sort_keys=True, indent=1) + "\n").encode()
+    assert (text == plain) == (count <= 64)
+    assert text.count(b"\n") < 250 or count == 64
+
+
 def write_phantom(loaded):
     folder = Paths("demo").phantom("mimic")
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -29,6 +30,8 @@ from cxrmim.paths import Paths, atomic, lists_root, raw_root
 
 Tree = dict[str, Any]
 SCHEMA = 1
+# Over 64 numbers, each on a line of its own; within a string a newline is always escaped.
+LONG = re.compile(r"\[\n(?: *-?[0-9][^\n]*,\n){64,} *-?[0-9][^\n]*\n *\]")
 TIMESTAMP = ".snakemake_timestamp"  # Snakemake leaves it in folders that are a rule's output
 STARTED = time.time()
 # Plumbing holds no maths: what it hands on is in the record as config, inputs and outputs.
@@ -40,8 +43,12 @@ PLUMBING = {
 
 
 def canonical(tree: Tree) -> bytes:
-    """JSON bytes of a tree: sorted keys, two spaces, a final newline."""
+    """JSON bytes of a tree: sorted keys, one space a level, a final newline.
+
+    A long list of numbers is one line: bootstrap replicates would take twice the room.
+    """
     text = json.dumps(tree, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+    text = LONG.sub(lambda found: "".join(found[0].split()), text)
     return (text + "\n").encode()
 
 

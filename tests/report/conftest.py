@@ -16,6 +16,7 @@ from cxrmim.params import Params
 
 ROOT = Path(__file__).parents[2]
 ORIGINAL = yaml.safe_load((ROOT / "params.yaml").read_text())
+ORIGINAL["downstream"]["bootstrap"] = 40  # replicates of every made-up record
 LOADED: dict[str, tuple[str, Params]] = {}  # reading YAML is most of the cost of a world
 Make = Callable[..., World]
 

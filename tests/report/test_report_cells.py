@@ -89,6 +89,36 @@ def test_baselines_stand_where_they_apply(make) -> None:
     assert [r.name for r in table_of(make(), "medim_table2").rows][-1] == "Chance retrieval"
 
 
+TRIVIAL = {
+    "medim_table1": ["Class prior", "Pixel regression", "Empty mask"],
+    "medim_table2": ["Chance retrieval"],
+    "medim_table3": ["Class prior", "Pixel regression", "Empty mask"],
+    "cmitm_table1": ["Class prior", "Pixel regression"],
+    "cmitm_table2": ["Class prior", "Pixel regression"],
+}
+
+
+@pytest.mark.parametrize("name", TRIVIAL)
+def test_every_table_of_the_papers_shows_its_trivial_baselines(make, monkeypatch, name) -> None:
+    monkeypatch.setattr(grid, "pending", lambda params, run: None)
+    world = make()
+    table = table_of(world, name)
+    assert [row.name for row in table.rows if row.baseline] == TRIVIAL[name]
+    for at, column in enumerate(table.columns):
+        shown = {row.name for row in table.rows if row.baseline and row.cells[at].mean is not None}
+        assert shown == {
+            cells.BASELINES[b] for b in world.params.downstream.baselines[column.cells.task]
+        }
+
+
+def test_the_empty_mask_is_one_run_in_every_column_of_its_dataset(make) -> None:
+    for address in ("medim_table1:empty:siim_10", "medim_table1:empty:siim_100"):
+        (run,) = cells.find(make().params, address).runs
+        assert run.id == "baseline-empty/siim-segment-100-s0"
+    (run,) = cells.find(make().params, "medim_table3:empty:siim").runs
+    assert run.id == "baseline-empty/siim-segment-100-s0"
+
+
 @pytest.mark.parametrize("name", ["medim_table1", "cmitm_table1"])
 def test_new_method_gets_a_row_without_published_values(make, name) -> None:
     rows = [r for r in table_of(make(over=TOY), name).rows if r.entry == "toy"]

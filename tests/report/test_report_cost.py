@@ -8,7 +8,7 @@ import pytest
 
 from cxrmim.errors import CheckError, ParamsError
 from cxrmim.report import build, cells, cost
-from cxrmim.report.cells import Records
+from cxrmim.report.records import Records
 
 BLOCK = "trend_cost"
 

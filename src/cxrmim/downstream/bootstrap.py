@@ -17,7 +17,7 @@ from cxrmim.errors import DataError
 
 Floats = NDArray[np.floating[Any]]
 Counts = NDArray[np.uint16]
-DIGITS = 5
+DIGITS = 4  # a hundredth of a point; records of a scale stay below 5 MB together
 TRIES = 200  # draws of one replicate before a class counts as too rare
 CHUNK = 4_000_000  # weights worked on at once
 

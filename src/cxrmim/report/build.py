@@ -6,15 +6,17 @@ from cxrmim import plugins
 from cxrmim.params import Params
 from cxrmim.paths import Paths, atomic
 from cxrmim.record import Tree, canonical
-from cxrmim.report import audit, cells, cost, render
-from cxrmim.report.cells import Records, Table
+from cxrmim.report import audit, cells, cost, outputs, render, statistics
+from cxrmim.report.cells import Table
 from cxrmim.report.outputs import AUDIT, blocks, page
+from cxrmim.report.records import Records
 
 
 def build_tables(params: Params) -> None:
     """Write every table as csv, Markdown and LaTeX, and their cells as one summary.json.
 
-    Nothing is written unless every table can be.
+    Beside them stand the paired comparisons of their rows, and of those of the figures that show
+    cells. Nothing is written unless every table can be.
 
     Raises:
         CheckError: a run that could be made, or a dataset, has no usable record.
@@ -22,11 +24,19 @@ def build_tables(params: Params) -> None:
     paths = Paths(params.scale)
     records = Records(params)
     tables, audited = all_tables(params, records), audit.lines(params)
+    drawn = [
+        cells.build(params, name, cells.layout_of(name), records)
+        for name in outputs.compared(params)
+        if name not in {table.id for table in tables}
+    ]
+    compared = {table.id: statistics.lines(table) for table in [*tables, *drawn]}
     costs = {name: cost.lines(params, name, records) for name in cost.tables(params)}
     for table in tables:
         _write(paths.table(table.id, "csv"), render.to_csv(table).encode())
         _write(paths.table(table.id, "md"), render.to_markdown(table, params).encode())
         _write(paths.table(table.id, "tex"), render.to_latex(table, params).encode())
+    for name, pairs in compared.items():
+        _write(outputs.pairs(paths, name), render.csv_text(pairs).encode())
     for name, lines in costs.items():
         layout = cells.layout_of(name)
         _write(paths.table(name, "csv"), cost.to_csv(name, lines).encode())
@@ -85,7 +95,10 @@ def all_tables(params: Params, records: Records) -> list[Table]:
 
 
 def summary(tables: list[Table]) -> Tree:
-    """Measured cells by address: value, sd (in [0, 1]) and n; numbers only, for `dvc metrics`."""
+    """Measured cells by address; numbers only, for `dvc metrics`.
+
+    `value`, `sd`, `ci_low` and `ci_high` are in [0, 1], `n` counts runs.
+    """
     found: Tree = {}
     for table in tables:
         for row in table.rows:
@@ -95,6 +108,9 @@ def summary(tables: list[Table]) -> Tree:
                 found[cell.address] = {"value": cell.mean, "n": cell.n}
                 if cell.sd is not None:
                     found[cell.address]["sd"] = cell.sd
+                if cell.interval is not None:
+                    low, high = cell.interval
+                    found[cell.address] |= {"ci_low": low, "ci_high": high}
     return {"cells": found}
 
 

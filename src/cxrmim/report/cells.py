@@ -1,22 +1,21 @@
 """Grid + records -> the cells of a table, and a cell by its address."""
 
-import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal
 
-from cxrmim import grid, plugins, record
+from cxrmim import grid, plugins
 from cxrmim.errors import CheckError, ParamsError
 from cxrmim.explain import unknown
 from cxrmim.grid import Run
 from cxrmim.params import Params
-from cxrmim.paths import Paths
 from cxrmim.report import published
 from cxrmim.report.layout import ROWS, Column, Layout
 from cxrmim.report.outputs import blocks
+from cxrmim.report.records import Records
 
-Tree = dict[str, Any]
 State = Literal["measured", "pending", "missing", "blank"]
 BASELINES = {
     "prior": "Class prior",
@@ -31,8 +30,9 @@ PERCENT = 100.0
 class Cell:
     """One cell: what it prints and the runs behind it.
 
-    `mean` and `sd` are in [0, 1]; `sd` divides by n - 1 and is None for one run. `published` and
-    `difference` are x100. `state` is
+    `mean`, `sd` and `interval` are in [0, 1]; `sd` divides by n - 1 and is None for one run.
+    `replicates` are the runs' bootstrap values, a row a run, none where the column has none.
+    `published` and `difference` are x100. `state` is
 
     - measured: all runs have records;
     - pending: a run cannot be made yet, `reason` says why;
@@ -50,6 +50,7 @@ class Cell:
     reason: str = ""
     values: tuple[float, ...] = ()
     published: float | None = None
+    replicates: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
 
     @property
     def address(self) -> str:
@@ -70,6 +71,15 @@ class Cell:
     def sd(self) -> float | None:
         """Standard deviation over the runs (n - 1), None for fewer than two."""
         return statistics.stdev(self.values) if self.n > 1 else None
+
+    @cached_property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval over test images of the mean over runs, None without replicates."""
+        if not self.replicates:
+            return None
+        from cxrmim.report import statistics as images  # numpy loads when there is work for it
+
+        return images.interval(self.replicates)
 
     @property
     def difference(self) -> float | None:
@@ -134,65 +144,20 @@ class Table:
         return cell.mean / base if cell.mean is not None and base else None
 
 
-class Records:
-    """Reads downstream records of a scale, each once."""
-
-    def __init__(self, params: Params) -> None:
-        self.params = params
-        self._paths = Paths(params.scale)
-        self._trees: dict[str, Tree] = {}
-
-    def tree(self, run: Run) -> Tree:
-        """The record of a run.
-
-        Raises:
-            CheckError: it is missing, unreadable, or that of another run, scale or source.
-        """
-        if run.id not in self._trees:
-            path = self._paths.record("downstream", run.id)
-            tree = record.read(path)
-            expected = {
-                "kind": "downstream",
-                "id": run.id,
-                "scale": self.params.scale,
-                "source": self.params.manifest.source,
-            }
-            for key, value in expected.items():
-                if tree.get(key) != value:
-                    raise CheckError(
-                        f"{path}: {key} is {tree.get(key)!r}, not {value!r}; restore it with git "
-                        f"or run `snakemake --cores all`"
-                    )
-            self._trees[run.id] = tree
-        return self._trees[run.id]
-
-    def metric(self, run: Run, key: str) -> float:
-        """One number of a run, in [0, 1].
-
-        Raises:
-            CheckError: the record lacks it, or it is no share.
-        """
-        metrics = self.tree(run).get("metrics")
-        value = metrics.get(key) if isinstance(metrics, dict) else None
-        number = float(value) if type(value) in (int, float) else math.nan  # type: ignore[arg-type]
-        if not 0 <= number <= 1:
-            path = self._paths.record("downstream", run.id)
-            raise CheckError(
-                f"{path}: metrics.{key} is {value!r}, not a number in [0, 1]; "
-                f"restore it with git or run `snakemake --cores all`"
-            )
-        return number
-
-
 def build(params: Params, block: str, layout: Layout, records: Records | None = None) -> Table:
     """Lay out a block of the grid and fill in its cells.
 
     Raises:
-        CheckError: a run that could be made has no usable record.
+        CheckError: a run that could be made has no usable record, or those of a column were not
+            tested on the same images.
     """
     records = records or Records(params)
     plan = _plan(params, block, layout)
     rows = tuple(replace(r, cells=tuple(_filled(c, records) for c in r.cells)) for r in plan.rows)
+    for index, column in enumerate(plan.columns):
+        if column.sampled:
+            measured = [r.cells[index] for r in rows if r.cells[index].state == "measured"]
+            records.same_images([run for cell in measured for run in cell.runs])
     return replace(plan, rows=rows)
 
 
@@ -288,8 +253,10 @@ def _planned(params: Params, block: str, entry: str, name: str, column: Column) 
 def _filled(cell: Cell, records: Records) -> Cell:
     if cell.state != "measured":
         return cell
-    values = tuple(records.metric(run, cell.column.metric) for run in cell.runs)
-    return replace(cell, values=values)
+    key = cell.column.metric
+    values = tuple(records.metric(run, key) for run in cell.runs)
+    drawn = tuple(records.replicates(run, key) for run in cell.runs if cell.column.sampled)
+    return replace(cell, values=values, replicates=drawn)
 
 
 def _row_names(row: Row) -> list[str]:

@@ -14,9 +14,10 @@ from cxrmim.errors import CheckError, ParamsError
 from cxrmim.params import Params
 from cxrmim.paths import Paths
 from cxrmim.report import cells, render
-from cxrmim.report.cells import PERCENT, Records
+from cxrmim.report.cells import PERCENT
 from cxrmim.report.layout import Layout
 from cxrmim.report.outputs import blocks
+from cxrmim.report.records import Records
 
 KIND = "pretrain"
 REFERENCE = "random"

@@ -33,13 +33,15 @@ class Measure:
     """One number of a run and the column that prints it.
 
     `key`, `group` and `heading` are patterns, {dataset}, {name} and {percent} are filled in.
-    `metric` is the number's key among a record's metrics.
+    `metric` is the number's key among a record's metrics; `sampled` says whether records hold
+    bootstrap replicates of it, as they do of whatever is a mean over test images.
     """
 
     key: str = "{dataset}_{percent}"
     group: str = "{name}"
     heading: str = "{percent}%"
     metric: str = "value"
+    sampled: bool = True
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Column:
     metric: str
     cells: Cells
     percent: int
+    sampled: bool = True
 
     @property
     def title(self) -> str:
@@ -120,5 +123,7 @@ class Layout:
                             f"grid.{block}.cells: two columns would be called {key!r}; "
                             f"keep one dataset, task and percent of them"
                         )
-                    found[key] = Column(key, group, heading, measure.metric, cells, percent)
+                    found[key] = Column(
+                        key, group, heading, measure.metric, cells, percent, measure.sampled
+                    )
         return tuple(found.values())

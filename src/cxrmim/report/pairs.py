@@ -12,7 +12,7 @@ from cxrmim import grid
 from cxrmim.errors import CheckError
 from cxrmim.grid import Run
 from cxrmim.params import Params
-from cxrmim.report.cells import Records
+from cxrmim.report.records import Records
 
 STRATEGIES = {"kwm": "KWM", "sdm": "SDM"}
 FLAGS = {"kwm": "mesh", "sdm": "chosen"}  # what a strategy's words are called in a record

@@ -15,6 +15,8 @@ HEADER = (
     "column",
     "ours_mean",
     "ours_sd",
+    "ci_low",
+    "ci_high",
     "n",
     "published",
     "difference",
@@ -24,7 +26,9 @@ HEADER = (
 )
 LEGEND = (
     "Ours: mean ± standard deviation (n - 1) over n runs, best of a column in bold, trivial "
-    "baselines aside; published value in brackets."
+    "baselines aside; published value in brackets. The csv file gives each cell's 95% bootstrap "
+    "interval over test images (ci_low, ci_high), and a file whose name ends in pairs.csv compares "
+    "the rows of a column on the same images."
 )
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -63,6 +67,14 @@ def published(table: Table, cell: Cell) -> str:
     return "" if cell.published is None else f"{cell.published:.{table.layout.decimals}f}"
 
 
+def interval(cell: Cell) -> str:
+    """The interval over test images in words, an empty text where there is none."""
+    if cell.interval is None:
+        return ""
+    low, high = cell.interval
+    return f"95% interval over test images: {number(low)} to {number(high)}"
+
+
 def groups(columns: Sequence[Column]) -> list[tuple[str, int]]:
     """Neighbouring columns of one group: its name and their number."""
     return [(key, len(list(part))) for key, part in groupby(c.group for c in columns)]
@@ -96,6 +108,7 @@ def to_csv(table: Table) -> str:
                 cell.column.key,
                 number(cell.mean),
                 number(cell.sd),
+                *(number(bound) for bound in cell.interval or (None, None)),
                 str(cell.n),
                 published(table, cell),
                 "" if cell.difference is None else f"{cell.difference:+.2f}",

@@ -8,9 +8,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from cxrmim import grid, plugins
 from cxrmim.params import Params
 from cxrmim.report import audit, cells, cost, pairs, render
-from cxrmim.report.cells import Records, Table
+from cxrmim.report.cells import Table
 from cxrmim.report.layout import Layout
 from cxrmim.report.outputs import blocks
+from cxrmim.report.records import Records
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -26,13 +27,17 @@ class Word:
 
 @dataclass(frozen=True)
 class Shown:
-    """A figure on the page; `reports` are the words of its pairs, `waits` why parts are pending."""
+    """A figure on the page; `reports` are the words of its pairs, `waits` why parts are pending.
+
+    `compared` says whether its rows are compared pair by pair.
+    """
 
     id: str
     layout: Layout
     alt: str
     waits: dict[str, int]
     reports: list[list[Word]]
+    compared: bool
 
 
 def render_page(params: Params, tables: list[Table], records: Records) -> str:
@@ -55,6 +60,7 @@ def render_page(params: Params, tables: list[Table], records: Records) -> str:
     environment.globals |= {
         "number": render.number,
         "published": render.published,
+        "interval": render.interval,
         "multiple": render.multiple,
         "runs_of": render.runs,
     }
@@ -91,11 +97,12 @@ def _figure(params: Params, name: str, records: Records) -> Shown:
             for cell in row.cells
             if cell.state != "blank"
         ]
-        return Shown(name, layout, "; ".join(said), table.reasons(), [])
+        return Shown(name, layout, "; ".join(said), table.reasons(), [], True)
     reason = pairs.obstacle(params, name)
     found = pairs.read(params, name, records)
     alt = f"{len(found)} radiographs with attention maps and masks" if found else "nothing to draw"
-    return Shown(name, layout, alt, {reason: 1} if reason else {}, [_words(p) for p in found])
+    waits = {reason: 1} if reason else {}
+    return Shown(name, layout, alt, waits, [_words(p) for p in found], False)
 
 
 def _words(pair: pairs.Pair) -> list[Word]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from cxrmim.params import Params
 from cxrmim.report import cells
 from cxrmim.report.layout import Layout, Measure
+from cxrmim.report.records import Records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +21,7 @@ LAYOUT = Layout(
 )
 
 
-def draw(params: Params, records: cells.Records) -> "Figure":
+def draw(params: Params, records: Records) -> "Figure":
     """One panel a dataset, one position a variant."""
     from cxrmim.report import charts
 

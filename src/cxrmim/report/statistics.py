@@ -1,0 +1,248 @@
+"""Intervals over test images, and rows of a table compared pair by pair on the same images.
+
+A record holds B bootstrap replicates of its metric. All runs of a test set share their draws
+(`downstream.bootstrap`), so replicate b of two runs is taken on the same patients: differences of
+replicates are paired, and what makes a test image hard for every method cancels.
+
+The difference D of two cells is the mean over their seeds, on one test set. Two things could have
+come out otherwise, and the law of total variance adds them:
+
+    var D = var_images + var_seeds / n_seeds
+
+    var_images  other test patients would have been drawn: variance over b of the cells' difference
+    var_seeds   other seeds would have been drawn: variance (n - 1) of the difference seed by seed
+
+What both depend on (a seed that is lucky on these very images) is counted twice, which errs to the
+larger variance. p is two-sided from D / sqrt(var D) as Student's t. The bootstrap gives no p of its
+own: counting B = 1000 replicates cannot tell 0.002 from 0.00001, and Holm over 168 pairs asks for
+0.0003. The degrees of freedom are Welch and Satterthwaite's, with B - 1 for the images and n - 1
+for the seeds: close to the normal distribution where images dominate, and as careful as three seeds
+must be where seeds dominate.
+
+In simulations with 3 seeds p < 0.05 comes up in 2 to 5 % of equal pairs while images dominate, and
+in 8 % (normal distribution: 15 %; images alone: 57 %) where seeds' variance is far the larger.
+
+Limits. The intervals are over test images alone; p is over seeds too, so an interval that leaves 0
+out need not come with a small p. Seeds are downstream seeds wherever the papers train each
+initialisation once: nothing here knows how much another pretraining would change a row, so a small
+p is about these weights. Where a scale has several pretrainings, they are the seeds. A cell with
+one run (retrieval) is compared over test images alone. AUCs near 1 are not normal in small sets.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrmim import grid
+
+if TYPE_CHECKING:
+    from cxrmim.report.cells import Cell, Table
+
+Floats = NDArray[np.float64]
+BOUNDS = (2.5, 97.5)  # percentiles of a 95 % interval
+NOTHING = 1e-8  # records keep 9 digits; what differs by less is equal
+LEAST = 1e-9  # further out in the tails p is a statement about the formula, not about data
+METHODS, BASELINES = "methods", "baselines"
+HEADER = (
+    "table",
+    "column",
+    "row",
+    "other",
+    "family",
+    "difference",
+    "ci_low",
+    "ci_high",
+    "sd_seeds",
+    "n",
+    "p",
+    "p_holm",
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Row minus other row in one column.
+
+    Attributes:
+        column: key of the column.
+        row: entry of the row.
+        other: entry that is subtracted.
+        family: `methods`, or `baselines` where either is a trivial predictor; Holm's correction is
+            taken within a family of a table.
+        difference: of the means, in [-1, 1].
+        low: 2.5th percentile of the paired replicates.
+        high: 97.5th percentile of the paired replicates.
+        sd: standard deviation (n - 1) of the difference over seeds, None for fewer than two.
+        n: number of seeds.
+        p: two-sided, see above.
+        p_holm: p after Holm's correction.
+    """
+
+    column: str
+    row: str
+    other: str
+    family: str
+    difference: float
+    low: float
+    high: float
+    sd: float | None
+    n: int
+    p: float
+    p_holm: float
+
+
+def interval(replicates: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """95 % interval over test images of the mean over runs.
+
+    Args:
+        replicates: (R, B) replicates of the runs of a cell, taken under shared draws.
+
+    Returns:
+        2.5th and 97.5th percentile over b of the runs' mean replicate b.
+    """
+    low, high = np.percentile(np.mean(np.asarray(replicates, np.float64), axis=0), BOUNDS)
+    return float(low), float(high)
+
+
+def compare(table: "Table") -> list[Comparison]:
+    """Every pair of rows that share a column, in the order of columns and rows.
+
+    Cells without replicates and cells that stand for the same runs (aliases) are not compared.
+    A trivial baseline has one run: it is the same number beside every seed of the other row. Pairs
+    with one are a family of their own. They ask another question (is a row better than no model?),
+    and most of their answers are clear: among the methods' pairs they would only raise the price of
+    every comparison of methods.
+
+    Args:
+        table: a filled table; all runs of a column are of one test set (`cells.build` sees to it).
+    """
+    found: list[Comparison] = []
+    variances: list[tuple[float, float, int, int]] = []
+    for index, column in enumerate(table.columns):
+        cells = [row.cells[index] for row in table.rows if row.cells[index].replicates]
+        means = {cell.row: np.mean(np.asarray(cell.replicates), axis=0) for cell in cells}
+        for cell, other in combinations(cells, 2):
+            if set(cell.runs) == set(other.runs):
+                continue
+            drawn = means[cell.row] - means[other.row]
+            seeds = by_seed(cell, other)
+            spread = float(np.std(seeds, ddof=1)) if len(seeds) > 1 else None
+            low, high = np.percentile(drawn, BOUNDS)
+            difference = float(np.mean(cell.values) - np.mean(other.values))
+            trivial = any(c.row.startswith(grid.BASELINE) for c in (cell, other))
+            family = BASELINES if trivial else METHODS
+            variances.append(
+                (float(np.var(drawn, ddof=1)), (spread or 0.0) ** 2, len(seeds), len(drawn))
+            )
+            found.append(
+                Comparison(
+                    column.key, cell.row, other.row, family, difference,
+                    float(low), float(high), spread, len(seeds), 1.0, 1.0,
+                )
+            )  # fmt: skip
+    if not found:
+        return []
+    images, spreads, counts, draws = (np.array(part) for part in zip(*variances, strict=True))
+    tested = p_values(np.array([c.difference for c in found]), images, spreads, counts, draws)
+    corrected = tested.copy()
+    for family in (METHODS, BASELINES):
+        mine = [at for at, c in enumerate(found) if c.family == family]
+        corrected[mine] = holm(tested[mine])
+    return [
+        replace(c, p=float(p), p_holm=float(held))
+        for c, p, held in zip(found, tested, corrected, strict=True)
+    ]
+
+
+def by_seed(cell: "Cell", other: "Cell") -> Floats:
+    """(n,) differences of two cells of one column, seed by seed.
+
+    Seeds are the pretrainings where there are several (a pretraining's downstream runs are not
+    independent and count as their mean), else the downstream seeds. The grid gives both cells the
+    same seeds in the same order; the one run of a baseline stands beside each.
+    """
+    return _seeds(cell) - _seeds(other)
+
+
+def p_values(
+    difference: Floats,
+    images: Floats,
+    seeds: Floats,
+    count: NDArray[Any],
+    draws: NDArray[Any],
+) -> Floats:
+    """Two-sided p of differences (see the head of this module).
+
+    Without any variance there is no t. Equal rows then have p = 1; a difference that is the same in
+    every replicate and every seed has 2 / (B + 1), the least that counting replicates can give.
+
+    Args:
+        difference: (m,) differences of means.
+        images: (m,) variances over replicates.
+        seeds: (m,) variances over seeds, 0 where there is one seed.
+        count: (m,) numbers of seeds.
+        draws: (m,) numbers of replicates, at least 2.
+
+    Returns:
+        (m,) in [`LEAST`, 1].
+    """
+    from scipy.stats import t
+
+    share = seeds / count
+    total = images + share
+    same = np.sqrt(total) < NOTHING
+    safe = np.where(same, 1.0, total)
+    loss = images**2 / (draws - 1) + share**2 / np.maximum(count - 1, 1)
+    freedom = safe**2 / np.where(same, 1.0, loss)
+    found = 2.0 * t.sf(np.abs(difference) / np.sqrt(safe), freedom)
+    counted = np.where(np.abs(difference) < NOTHING, 1.0, 2.0 / (draws + 1))
+    out: Floats = np.clip(np.where(same, counted, found), LEAST, 1.0)
+    return out
+
+
+def holm(p: Floats) -> Floats:
+    """Holm's step-down correction: the family-wise error at which each hypothesis falls.
+
+    Args:
+        p: (m,) p-values of a family.
+
+    Returns:
+        (m,) in the order of `p`: the running maximum, from the smallest p up, of p times the number
+        of hypotheses not yet passed, held to 1.
+    """
+    order = np.argsort(p, kind="stable")
+    out = np.empty(len(p))
+    out[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)
+    return out
+
+
+def lines(table: "Table") -> list[tuple[str, ...]]:
+    """Rows of the csv, the heading first; differences, bounds and deviations x100, p as shares."""
+    out: list[tuple[str, ...]] = [HEADER]
+    for c in compare(table):
+        points = [f"{_points(value):+.2f}" for value in (c.difference, c.low, c.high)]
+        spread = "" if c.sd is None else f"{_points(c.sd):.2f}"
+        tested = [f"{value:.3g}" for value in (c.p, c.p_holm)]
+        out.append(
+            (table.id, c.column, c.row, c.other, c.family, *points, spread, str(c.n), *tested)
+        )
+    return out
+
+
+def _points(share: float) -> float:
+    """A share x100 as printed; no -0.00."""
+    return round(100.0 * share, 2) + 0.0
+
+
+def _seeds(cell: "Cell") -> Floats:
+    """(n,) mean value of a cell's runs for each seed; (1,) for a baseline."""
+    pretrainings = [run.checkpoint for run in cell.runs]
+    several = len(set(pretrainings)) > 1
+    groups: dict[str | int, list[float]] = {}
+    for run, value in zip(cell.runs, cell.values, strict=True):
+        groups.setdefault(run.checkpoint if several else run.seed, []).append(value)
+    return np.array([np.mean(values) for values in groups.values()])
