@@ -35,14 +35,14 @@ demo: install ## the papers' tables from phantom data, about 10 minutes on 2 cor
 	@echo "tables: results/demo/tables/*.md    page: results/demo/report/index.html"
 
 test: install ## lint, types, unit tests, a tiny workflow end to end
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 trend: install ## does learning happen? three pretraining seeds, about 33 minutes on 2 cores
 	@$(SNAKEMAKE) --config scale=trend
 	@cat results/trend/tables/trend.md results/trend/tables/trend_retrieval.md results/trend/tables/trend_cost.md
 
-bench: install ## speed of the data stop and of pretraining steps on this machine, about 9 minutes; results in benchmarks/results
-	@for each in nih_table phantom shards_prepare shards_read pretrain_steps; do echo "== $$each"; $(BIN)/python benchmarks/$$each.py || exit 1; done
+bench: install ## speed of the data stop, of pretraining steps and of retrieval on this machine, about 9 minutes; results in benchmarks/results
+	@for each in nih_table phantom shards_prepare shards_read pretrain_steps retrieval; do echo "== $$each"; $(BIN)/python benchmarks/$$each.py || exit 1; done
 
 lint: install ## formatters, in place
 	$(BIN)/ruff format src tests benchmarks
@@ -50,5 +50,5 @@ lint: install ## formatters, in place
 	$(BIN)/snakefmt Snakefile workflow
 
 clean: ## remove what runs wrote and git does not track (results in git stay)
-	rm -rf .snakemake results/*/phantom results/*/building results/*/training
+	rm -rf .snakemake results/*/phantom results/*/building results/*/training results/*/features
 	find results -path '*/artifacts/*' -type f ! -name '*.dvc' ! -name .gitignore -delete

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,30 @@ from cxrmim.params import Params
 REPO = Path(__file__).resolve().parent.parent
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests, which may share a fixture, go to one worker; so do all of tests/workflow.
+
+    xdist's own `--dist loadgroup` groups nothing under pytest 9.2 (pytest-xdist issue 1386).
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            shared = "tests/workflow/"
+            return shared if file.startswith(shared) else file
+
+    config.option.loadscopereorder = False  # in the order of `pytest_collection_modifyitems`
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A worker's longest unit begins, lest it end alone."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: "workflow" not in item.keywords)
+
+
 @pytest.fixture(scope="session")
 def repo() -> Path:
     return REPO
@@ -32,6 +57,17 @@ def paper() -> Params:
 @pytest.fixture(scope="session")
 def demo() -> Params:
     return params_module.load(REPO / "params.yaml", "demo")
+
+
+@pytest.fixture(scope="session")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Params:
+    """Scale paper under `protocol: released`."""
+    path = tmp_path_factory.mktemp("released") / "params.yaml"
+    text = (REPO / "params.yaml").read_text(encoding="utf-8")
+    path.write_text(re.sub(r"^protocol: paper\b", "protocol: released", text, flags=re.M))
+    loaded = params_module.load(path, "paper")
+    assert loaded.protocol == "released"
+    return loaded
 
 
 @pytest.fixture(scope="session")

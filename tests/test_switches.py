@@ -1,13 +1,15 @@
 """docs/switches.md, params.yaml and the tests name the same switches: the rows of the ledger.
 
 The ledger is section 4 of protocols.md, completed by exactness.md; its values are typed here again
-by hand, so that neither params.yaml nor the docs can drift from it.
+by hand, so that neither params.yaml nor the docs can drift from it. Downstream rows are in
+test_switches_downstream.
 """
 
 from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterable
 from typing import Any, get_args, get_origin
 
 import pytest
@@ -37,17 +39,12 @@ LEDGER = {
     "SIIM split": "manifest.datasets.siim.split",
     "SIIM split unit": "manifest.datasets.siim.unit",
     "SIIM release": "manifest.datasets.siim.release",
-    "SIIM train": "manifest.datasets.siim.balance",
     "RSNA task": "manifest.datasets.rsna.negative",
     "RSNA split": "manifest.datasets.rsna.split",
     "NIH labels": "manifest.datasets.nih.labels",
     "NIH split": "manifest.datasets.nih.split",
-    "seeds": "manifest.subset.reseed",
-    "nested subsets": "manifest.subset.nested",
     "MeSH preprocessing": "shards.text.mesh",
     "MRM text": "shards.text.raw",
-    "retrieval set": "downstream.retrieve.pool",
-    "T3 label share": "grid.medim_table3.cells",
 }
 
 
@@ -154,17 +151,6 @@ def value(params: Params, key: str) -> Any:
         assert isinstance(tree, dict) and part in tree, f"{key}: no {part}"
         tree = tree[part]
     return tree
-
-
-@pytest.fixture(scope="session")
-def released(repo, tmp_path_factory) -> Params:
-    """Scale paper under `protocol: released`."""
-    path = tmp_path_factory.mktemp("released") / "params.yaml"
-    text = (repo / "params.yaml").read_text(encoding="utf-8")
-    path.write_text(re.sub(r"^protocol: paper\b", "protocol: released", text, flags=re.M))
-    loaded = params_module.load(path, "paper")
-    assert loaded.protocol == "released"
-    return loaded
 
 
 @pytest.mark.parametrize("topic", PRETRAIN)
@@ -367,17 +353,23 @@ def flipped(params: Params, key: str) -> tuple[str, str]:
     return same[0]
 
 
+def flips(repo, where: tuple[str, str], said: Iterable[str]) -> None:
+    """A test of this (file, name) exists, and its file names one of the words."""
+    file, name = where
+    (path,) = (repo / "tests").rglob(f"test_{file}.py")
+    text = path.read_text(encoding="utf-8")
+    functions = {n.name for n in ast.parse(text).body if isinstance(n, ast.FunctionDef)}
+    assert name.startswith("test_") and name in functions, f"{path}: no {name}"
+    found = any(re.search(rf"(?<![a-z]){word}(?![a-z])", text) for word in said)
+    assert found, f"{path} never names {said}"
+
+
 @pytest.mark.parametrize("topic", PRETRAIN)
 def test_a_test_flips_every_pretraining_switch(repo, paper, topic):
     key = PRETRAIN[topic][0]
-    file, name = flipped(paper, key)
-    (path,) = (repo / "tests").rglob(f"test_{file}.py")
-    text = path.read_text(encoding="utf-8")
-    functions = {n.name for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef)}
-    assert name in functions, f"{path}: no {name}"
     leaf = key.rpartition(".")[2]
-    said = [leaf, *(e for e, v in paper.pretrain.entries.items() if leaf in str(v.set))]
-    assert any(re.search(rf"\b{name}\b", text) for name in said), f"{path} never names {key}"
+    entries = paper.pretrain.entries.items()
+    flips(repo, flipped(paper, key), [leaf, *(e for e, v in entries if leaf in str(v.set))])
 
 
 def test_no_flip_is_of_a_switch_that_the_ledger_lacks():

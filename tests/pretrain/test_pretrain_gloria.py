@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import slow_regions as slow
 import torch
-from batches import build, make_batch, pictures
+from batches import build, make_batch, padded, pictures
 from torch.nn import functional as F
 from transformers import BertConfig, BertModel
 
@@ -27,20 +27,6 @@ def gloria(small, stored, seed=0, **options):
 
 def terms(method, batch):
     return {k: float(v.detach()) for k, v in method.losses(batch).items()}
-
-
-def padded(text, extra):
-    """The same texts with more empty tokens and words."""
-    tokens, width = text.ids.shape[1], text.sentence.shape[1]
-    return replace(
-        text,
-        ids=F.pad(text.ids, (0, extra)),
-        word=F.pad(text.word, (0, extra), value=-1),
-        sentence=F.pad(text.sentence, (0, extra), value=-1),
-        mesh=F.pad(text.mesh, (0, extra)),
-        pieces=text.pieces // tokens * (tokens + extra) + text.pieces % tokens,
-        slots=text.slots // width * (width + extra) + text.slots % width,
-    )
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from tests.workflow.conftest import REPO, Place, place
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
+pytestmark = pytest.mark.workflow
 
 
 @pytest.fixture

@@ -10,11 +10,7 @@ import yaml
 
 from tests.workflow.conftest import Place
 
-pytestmark = [
-    pytest.mark.workflow,
-    pytest.mark.timeout(600),
-    pytest.mark.xdist_group("workflow"),
-]
+pytestmark = [pytest.mark.workflow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture

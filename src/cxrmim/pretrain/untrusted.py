@@ -80,6 +80,7 @@ def _plain_zip(path: Path, size: int) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
+    # ValueError and NotImplementedError: a damaged directory, a version that no zip has
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         raise DataError(f"{path}: truncated or damaged; get it again") from None
     unpacked = sum(entry.file_size for entry in entries)
