@@ -3,7 +3,7 @@
 import json
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,8 +40,30 @@ def faults(params: Params, kinds: tuple[str, ...] = KINDS) -> Iterator[str]:
     for kind, unit in grid.units(params):
         if kind in kinds:
             yield from _record_faults(params, kind, unit)
+    if "downstream" in kinds:
+        yield from _copies(params)
     for path in strays(params, kinds):
         yield f"{path}: no unit of the present grid; `cxrmim attest --prune` removes it"
+
+
+def _copies(params: Params) -> Iterator[str]:
+    """Runs whose predictions are another's, byte for byte.
+
+    Aliases are one run and seeds may be equal (a solver that draws no numbers); trivial predictors
+    may say the same of two tasks. Else equal predictions mean that one was made of the other.
+    """
+    first: dict[str, grid.Run] = {}
+    for run in grid.runs(params):
+        path = Paths(params.scale).record("downstream", run.id)
+        if run.baseline is not None or not path.is_file():
+            continue
+        try:
+            made = record.read(path)["outputs"]["predictions"]["sha256"]
+        except (CheckError, KeyError):  # told by `_record_faults`
+            continue
+        other = first.setdefault(made, run)
+        if replace(other, seed=run.seed) != run:
+            yield f"{path}: its predictions are those of {other.id}; run both again"
 
 
 def strays(params: Params, kinds: tuple[str, ...] = KINDS) -> list[Path]:

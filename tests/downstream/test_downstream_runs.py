@@ -10,7 +10,7 @@ import pytest
 import torch
 from tests.downstream.conftest import SECRET, Workspace
 
-from cxrmim import grid, record
+from cxrmim import check, grid, record
 from cxrmim.downstream import __main__ as command
 from cxrmim.downstream import features, recompute, runs
 from cxrmim.downstream.contract import Bench
@@ -226,3 +226,20 @@ def test_tables_are_the_same_under_either_string_type(tmp_path: Path) -> None:
     plain = runs.table(frame.astype({"image": object}))
     assert plain.schema == runs.table(frame).schema
     assert plain.schema.metadata is None
+
+
+def test_predictions_copied_from_another_checkpoint_are_caught(workspace: Workspace) -> None:
+    """The copy's record is sealed and names the very bytes that are there."""
+    names = ["random-s0/chexpert-probe-10-s0", "mae-s0/chexpert-probe-10-s0"]
+    trees, paths = workspace.do(*names), workspace.paths
+    assert not [line for line in check.faults(workspace.params, ("downstream",)) if "those" in line]
+    paths.prediction(names[1]).write_bytes(paths.prediction(names[0]).read_bytes())
+    forged = trees[1] | {"metrics": trees[0]["metrics"]}
+    place = forged["outputs"]["predictions"]["path"]
+    forged["outputs"] = {"predictions": trees[0]["outputs"]["predictions"] | {"path": place}}
+    forged["digest"] = record.seal(forged)
+    paths.record("downstream", names[1]).write_bytes(record.canonical(forged))
+    found = [line for line in check.faults(workspace.params, ("downstream",)) if "those" in line]
+    assert len(found) == 1
+    assert all(name in found[0] for name in names)
+    workspace.wipe(*names)
