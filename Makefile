@@ -50,5 +50,5 @@ lint: install ## formatters, in place
 	$(BIN)/snakefmt Snakefile workflow
 
 clean: ## remove what runs wrote and git does not track (results in git stay)
-	rm -rf .snakemake results/*/phantom results/*/building results/*/training results/*/features
+	rm -rf .snakemake results/*/phantom results/*/building results/*/training results/*/features results/*/spare
 	find results -path '*/artifacts/*' -type f ! -name '*.dvc' ! -name .gitignore -delete

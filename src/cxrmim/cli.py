@@ -24,7 +24,7 @@ STOPS = {
 }
 AUDITS = {
     "doctor": "is this machine ready for the scale? what is missing, and where to get it",
-    "grid": "list every pretraining and run of the grid, and what is pending",
+    "grid": "list every pretraining, count the runs of each table, and name what lacks code",
     "trace": "follow a printed number back to runs, weights, data and code",
     "check": "do records, params.yaml and artifacts agree? (exit status 4 if not)",
     "compare": "how this machine's numbers differ from the committed ones",

@@ -74,6 +74,10 @@ class Paths:
         """Features of a dataset that jobs hand on to each other; can be deleted at any time."""
         return self.results / "features" / checkpoint / f"{dataset}.safetensors"
 
+    def spare(self, run_id: str) -> Path:
+        """Folder of a redone run's results until its job ends; see `downstream.runs`."""
+        return self.results / "spare" / run_id
+
     def prediction(self, run_id: str) -> Path:
         """Predictions of a downstream run (parquet)."""
         return self.artifacts / "predictions" / f"{run_id}.parquet"

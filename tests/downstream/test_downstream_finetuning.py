@@ -190,6 +190,21 @@ def test_validation_reads_whole_images_in_eval_mode() -> None:
     assert course.value == metrics.separation(labels()[VALID], score, False)
 
 
+def test_every_step_is_taken_in_training_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validation puts the network in eval mode; stochastic depth must act after it, too."""
+    modes: list[bool] = []
+    real = finetuning.loss
+    model = network(drop_path=0.5)
+
+    def loss(*args: Any) -> torch.Tensor:
+        modes.append(model.training)
+        return real(*args)
+
+    monkeypatch.setattr(finetuning, "loss", loss)
+    assert fit(changed(validate_every=2), model=model) is not None
+    assert modes == [True] * 7
+
+
 def test_held_images_are_the_same_as_remade_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     first = list(finetuning.Held(pictures(), VALID, 4))
     monkeypatch.setattr(finetuning, "CACHE", 0)

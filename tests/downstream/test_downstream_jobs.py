@@ -253,3 +253,36 @@ def test_a_run_trains_on_the_images_that_the_manifest_names(
         assert asked == [wanted]
         assert result.details["train_n"] == len(wanted)
     assert record.canonical(result.details)
+
+
+def test_what_snakemake_puts_back_after_a_failure_costs_no_finished_run(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its `update` outputs are as before a failed job: there, a redone run is an old one again."""
+    workspace.wipe(FIRST, SECOND)
+    workspace.do(FIRST, SECOND)
+    old = {name: files(workspace, name) for name in (FIRST, SECOND)}
+    probe = workspace.params.downstream.probe | {"lr": 0.02}
+    block = workspace.params.downstream.model_copy(update={"probe": probe})
+    changed = Workspace(workspace.params.model_copy(update={"downstream": block}))
+    job = grid.Job("test", (workspace.run(FIRST), workspace.run(SECOND)))
+    done, real = [], runs.predict
+
+    def predict(run: grid.Run, bench: Bench) -> Result:
+        done.append(run.id)
+        if done == [FIRST, SECOND]:
+            raise DataError("invented")
+        return real(run, bench)
+
+    monkeypatch.setattr(runs, "predict", predict)
+    with pytest.raises(DataError, match="invented"):
+        runs.do(job, changed.params)
+    new = files(changed, FIRST)
+    assert new != old[FIRST]
+    for name, (prediction, text) in old.items():
+        changed.paths.prediction(name).write_bytes(prediction)
+        changed.paths.record("downstream", name).write_bytes(text)
+    runs.do(job, changed.params)
+    assert done == [FIRST, SECOND, SECOND]
+    assert files(changed, FIRST) == new
+    assert not any(changed.paths.spare(name).exists() for name in (FIRST, SECOND))

@@ -108,6 +108,29 @@ def test_many_ties_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> No
     assert (found["i2t_tied"] == COUNT - 1).all()
 
 
+@pytest.mark.parametrize("duplicates", POLICIES)
+@pytest.mark.parametrize("noise", [0.0, 1e-7])
+def test_a_collapsed_encoder_is_ranked_as_any_other(
+    noise: float, duplicates: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of near ties are computed exactly as a whole; what comes out is the same."""
+    image, text, which = embedded(64)
+    rng = np.random.default_rng(1)
+    image[:30] = image[0] + noise * rng.normal(size=(30, 64))
+    text[:20] = image[0] + noise * rng.normal(size=(20, 64))
+    monkeypatch.setattr(retrieval, "STRIP", 5)
+    calls, real = [], retrieval._all_exactly
+    monkeypatch.setattr(retrieval, "_all_exactly", lambda *a: calls.append(1) or real(*a))
+    found = retrieval.standing(image, text, which, duplicates, 16)
+    assert calls
+    agree(found, brute(image, text, which, duplicates))
+    calls.clear()
+    monkeypatch.setattr(retrieval, "DENSE", 1.0)
+    again = retrieval.standing(image, text, which, duplicates, 16)
+    assert not calls
+    assert all((found[name] == again[name]).all() for name in found)
+
+
 def test_counts_beyond_a_byte() -> None:
     """600 images, all but one nearer to the last text than its own image."""
     count = 600

@@ -1,5 +1,7 @@
 """Segmentation network, loss and augmentation."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -80,6 +82,65 @@ def test_augmentation_keeps_what_it_should() -> None:
     area = segmentation.augment(image, mask, scaled, random)[1].sum(dim=(1, 2)) / mask[0].sum()
     assert ((area > 0.8) & (area < 1.22)).all()
     assert area.std() > 0.02
+
+
+def test_augmentation_turns_without_shearing() -> None:
+    """A patch keeps its size and its distance from the centre, at many angles."""
+    count, side = 40, 48
+    mask = torch.zeros(count, side, side)
+    mask[:, 10:16, 26:32] = 1
+    turning = changed(augment_p=1.0, scale=0.0, rotate=60.0)
+    _, moved = segmentation.augment(
+        (mask * 3 - 2)[:, None].expand(-1, 3, -1, -1),
+        mask,
+        turning,
+        torch.Generator().manual_seed(2),
+    )
+    at = torch.arange(side) - (side - 1) / 2
+    area = moved.sum(dim=(1, 2))
+    y, x = (moved.sum(dim=2) @ at) / area, (moved.sum(dim=1) @ at) / area
+    assert ((area - 36).abs() < 1.5).all()
+    was = (11.0**2 + 5.0**2) ** 0.5
+    assert ((y.square() + x.square()).sqrt() - was).abs().max() < 0.3
+    assert torch.atan2(y, x).std() > 0.4
+
+
+def test_validation_weighs_batches_by_their_size(workspace: Workspace) -> None:
+    encoder = Bench(workspace.params).method("random-s0").encoder
+    model = segmentation.Segmenter(encoder, None, [8, 8, 8, 8], frozen=False).eval()
+    image, mask = scene(5, 48)
+    image = image * torch.rand(5, 1, 1, 1)
+
+    def load(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return image[rows], mask[rows]
+
+    with torch.no_grad():
+        one, two = (
+            segmentation.loss(model(image[part]), mask[part], TRAINING).item()
+            for part in (slice(0, 4), slice(4, 5))
+        )
+    found = segmentation.validate(model, load, torch.arange(5), TRAINING)
+    assert one != pytest.approx(two, rel=1e-3)
+    assert found == pytest.approx((4 * one + two) / 5, rel=1e-5)
+
+
+def test_a_mask_is_what_exceeds_the_threshold(workspace: Workspace) -> None:
+    run = grid.Run("random-s0", "siim", "segment", 100, 0)
+    first = runs.predict(run, Bench(workspace.params)).predictions
+    cut = float(first["score"].median())
+    bench = Bench(workspace.changed(segment={"threshold": cut}).params)
+    found = runs.predict(run, bench).predictions
+    assert found["score"].equals(first["score"])
+    assert ((found["area"] > 0) == (found["score"] > cut)).all()
+    assert 0 < (found["area"] > 0).sum() < len(found)
+
+
+def test_a_runs_truth_is_half_covered_too(bench: Bench) -> None:
+    frame = runs.predict(grid.Run("random-s0", "siim", "segment", 100, 0), bench).predictions
+    covered = bench.scenes("random-s0", "siim")[1][bench.rows("siim", "test")]
+    area, touched = ((covered >= 0.5).sum((1, 2)), (covered > 0).sum((1, 2)))
+    assert frame["truth_area"].tolist() == area.tolist()
+    assert (area != touched).any()
 
 
 def test_about_half_the_samples_are_augmented() -> None:
@@ -250,6 +311,26 @@ def test_truth_is_a_pixel_at_least_half_covered(bench: Bench) -> None:
     own = bench.plain("medim-s0")(features.block(stored, slice(None), bench.device)).numpy() >= 0.5
     assert (own == (stored[:, 4:52, 4:52] >= 128)).all()
     assert frame["truth_area"].sum() > 0
+
+
+@pytest.mark.parametrize("frame", ["whole", "method"])
+def test_whole_images_give_every_method_the_same_truth(workspace: Workspace, frame: str) -> None:
+    """A mask at the edge of the image is seen whole, or cut off as the method's crop does."""
+    bench = Bench(workspace.changed(segment={"frame": frame}).params)
+    stored = np.zeros((72, 56, 56), np.uint8)
+    stored[:, :7, :7] = 255
+    bench.shards("siim")
+    shards = bench._shards["siim"]
+    bits = np.packbits(stored > 0, axis=-1)
+    bench._shards["siim"] = dataclasses.replace(shards, masks=type(shards.masks)(bits))
+    images, masks = bench.scenes("medim-s0", "siim")
+    whole = frame == "whole"
+    corner = (masks[:, :6, :6] > 0.5).all() if whole else (masks[:, :3, :3] > 0.5).all()
+    assert corner
+    assert int((masks[0] >= 0.5).sum()) == (36 if whole else 9)
+    if not whole:
+        seen = bench.view("medim-s0")(torch.from_numpy(np.array(shards.images[:4])))
+        torch.testing.assert_close(images[:4], seen[:, 0])
 
 
 def test_it_learns_a_bright_box(workspace: Workspace) -> None:

@@ -1,5 +1,7 @@
 """Cells: means, spreads, counts, states, and finding one by its address."""
 
+from dataclasses import replace
+
 import pytest
 
 from cxrmim import grid
@@ -151,6 +153,25 @@ def test_best_is_marked_by_printed_value_and_never_a_baseline(make) -> None:
     best = table_of(world, "medim_table1").best()
     assert best
     assert not any("baseline" in address for address in best)
+
+
+def test_values_that_print_alike_are_both_best(make) -> None:
+    table = table_of(make(), "medim_table1")
+    at = next(i for i, c in enumerate(table.columns) if c.key == "chexpert_10")
+    two = [row for row in table.rows if row.cells[at].n and not row.baseline][:2]
+    values = {two[0].entry: 0.900004, two[1].entry: 0.900001}
+    rows = tuple(
+        replace(
+            row,
+            cells=tuple(
+                replace(cell, values=(values.get(row.entry, 0.5),) if cell.n else ())
+                for cell in row.cells
+            ),
+        )
+        for row in table.rows
+    )
+    best = {a for a in replace(table, rows=rows).best() if a.endswith(":chexpert_10")}
+    assert best == {row.cells[at].address for row in two}
 
 
 def test_trend_retrieval_gives_multiples_of_chance(make) -> None:

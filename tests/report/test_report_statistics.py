@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm, ttest_rel
+from scipy.stats import t as student
 
 from cxrmim import grid
 from cxrmim.report import cells, statistics
@@ -109,6 +110,7 @@ def ttest(t: float, freedom: float) -> float:
         (-0.2, 1e-34, 2 / 1001),
         (0.5, 1e-8, 1e-9),  # 5000 standard errors: no smaller p is claimed
         (0.0, 1e-4, 1.0),
+        (5e-6, 1e-12, 2 * student.sf(5.0, 999)),  # little variance is not none
     ],
 )
 def test_p_without_variance_and_far_out(difference, images, p) -> None:
@@ -202,3 +204,8 @@ def test_swapping_rows_flips_the_sign_and_leaves_p(data) -> None:
     assert one.difference == pytest.approx(-other.difference, abs=1e-15)
     assert (one.low, one.high) == pytest.approx((-other.high, -other.low), abs=1e-12)
     assert (one.sd, one.p, one.p_holm) == pytest.approx((other.sd, other.p, other.p_holm))
+
+
+@pytest.mark.parametrize(("share", "shown"), [(-1e-6, "+0.00"), (0.0, "+0.00"), (-0.0123, "-1.23")])
+def test_no_negative_zero_is_printed(share, shown) -> None:
+    assert f"{statistics._points(share):+.2f}" == shown

@@ -110,7 +110,7 @@ def empty(run: Run, bench: Bench) -> Result:
     from cxrmim.downstream.features import BATCH, block
 
     rows, truth = bench.rows(run.dataset, "test"), bench.masks(run.dataset)
-    plain, real = bench.plain(None), []
+    plain, real = bench.plain(None, whole=bench.whole), []
     for part in np.split(rows, range(BATCH, len(rows), BATCH)):
         real.append((plain(block(truth, part, torch.device("cpu"))) >= 0.5).numpy())
     full = np.concatenate(real)

@@ -147,11 +147,12 @@ class Bench:
         """Evaluation transform: (B, S, S) stored uint8 -> (B, 3, s, s) encoder input."""
         return self.method(checkpoint).eval_transform
 
-    def plain(self, checkpoint: str | None) -> "View":
+    def plain(self, checkpoint: str | None, *, whole: bool = False) -> "View":
         """Resize and crop of `view` alone: (B, S, S) uint8 -> (B, s, s) in [0, 1], for masks.
 
         Args:
             checkpoint: whose method's transform; None for that of methods without augmentation.
+            whole: resize the square to s instead, and crop nothing off it.
         """
         from cxrmim.pretrain.parts.augment import evaluate
         from cxrmim.pretrain.weights import plain_augment
@@ -159,23 +160,34 @@ class Bench:
         own = (
             plain_augment(self.params) if checkpoint is None else self.method(checkpoint).evaluation
         )
-        unchanged = own.model_copy(update={"mean": 0.0, "std": 1.0})
         size = self.params.pretrain.image
+        resize = size if whole else own.resize
+        unchanged = own.model_copy(update={"resize": resize, "mean": 0.0, "std": 1.0})
         return lambda stored: evaluate(stored, unchanged, size)[:, 0]
 
     def scenes(self, checkpoint: str, dataset: str) -> "tuple[torch.Tensor, torch.Tensor]":
-        """Images (N, s, s) as `view` makes them, one channel, and masks (N, s, s) in [0, 1]."""
+        """Images (N, s, s), one channel, normalised as the method's, and masks (N, s, s) in [0, 1].
+
+        ``downstream.segment.frame`` says whether they are resized whole, so that all methods are
+        held against the same truth, or cropped as each method crops.
+        """
         key = (checkpoint, dataset)
         if key not in self._scenes:
             from cxrmim.downstream.features import views
 
-            view, plain = self.view(checkpoint), self.plain(checkpoint)
-            images, masks = self.shards(dataset).images, self.masks(dataset)
+            plain = self.plain(checkpoint, whole=self.whole)
+            own, masks = self.method(checkpoint).evaluation, self.masks(dataset)
+            images = self.shards(dataset).images
             self._scenes[key] = (
-                views(images, lambda stored: view(stored)[:, 0], self.device),
+                views(images, lambda stored: (plain(stored) - own.mean) / own.std, self.device),
                 views(masks, plain, self.device),
             )
         return self._scenes[key]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the segmenter sees whole images, without a crop."""
+        return bool(self.params.downstream.segment["frame"] == "whole")
 
     def content(self, dataset: str) -> NDArray[np.float32]:
         """(N, 2) height and width of each image inside its padded square, in stored px."""

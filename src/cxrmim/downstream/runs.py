@@ -1,11 +1,14 @@
 """A job's runs, one after the other: predict, store, measure, record.
 
 Every run is complete in itself: if the process dies, the runs it had finished stay, and the next
-start passes over them.
+start passes over them. When a job fails, Snakemake puts back what its outputs were before; so
+results that replace older ones have a spare until the job ends.
 """
 
 import logging
+import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -42,7 +45,7 @@ def do(job: grid.Job, params: Params, threads: int = 1) -> None:
     log.info("%s: %d runs on %d threads", job.id, len(job.runs), threads)
     failed: list[DataError | ParamsError] = []
     for run in track(job.runs, job.id):
-        if current(params, run):
+        if current(params, run) or _brought_back(params, run):
             log.info("%s: current, not done again", run.id)
             continue
         try:
@@ -54,10 +57,29 @@ def do(job: grid.Job, params: Params, threads: int = 1) -> None:
         raise type(failed[0])(f"{failed[0]} ({len(failed) - 1} more runs of {job.id}: see its log)")
     if failed:
         raise failed[0]
+    for run in job.runs:
+        shutil.rmtree(bench.paths.spare(run.id), ignore_errors=True)
+
+
+def _results(paths: Paths, run: grid.Run) -> list[Path]:
+    """Predictions and record of a run: outputs of its rule, the record last."""
+    return [paths.prediction(run.id), paths.record(KIND, run.id)]
+
+
+def _brought_back(params: Params, run: grid.Run) -> bool:
+    """Put a run's spare back in its place, if there is one, and say whether it is current."""
+    paths = Paths(params.scale)
+    if not all((paths.spare(run.id) / path.name).is_file() for path in _results(paths, run)):
+        return False
+    for path in _results(paths, run):
+        with atomic(path) as temporary:
+            shutil.copyfile(paths.spare(run.id) / path.name, temporary)
+    return current(params, run)
 
 
 def _do(run: grid.Run, bench: Bench) -> None:
     """Predict, store, measure, record."""
+    replaces = any(path.exists() for path in _results(bench.paths, run))
     started, cpu = time.perf_counter(), time.process_time()
     result = predict(run, bench)
     metrics = keep(bench.params, run, result)
@@ -76,6 +98,10 @@ def _do(run: grid.Run, bench: Bench) -> None:
         seed=run.seed,
         cost=cost,
     )
+    if replaces:
+        for path in _results(bench.paths, run):  # no links: Snakemake writes into the old file
+            with atomic(bench.paths.spare(run.id) / path.name) as temporary:
+                shutil.copyfile(path, temporary)
     log.info("%s: %s = %.4f, %.1f s", run.id, metrics["metric"], metrics["value"], cost["seconds"])
 
 

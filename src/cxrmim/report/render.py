@@ -30,6 +30,8 @@ LEGEND = (
     "interval over test images (ci_low, ci_high), and a file whose name ends in pairs.csv compares "
     "the rows of a column on the same images."
 )
+WIDE = 3  # columns of "12.34 ± 5.67 [89.0]" that a page holds at its own size
+SHRUNK = r"\resizebox{\linewidth}{!}{"
 LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -155,17 +157,18 @@ def to_markdown(table: Table, params: Params) -> str:
 
 
 def to_latex(table: Table, params: Params) -> str:
-    """The table for a paper (packages booktabs, and amssymb for check marks)."""
+    """The table for a paper; a wide one is shrunk to the line (packages: its first line)."""
     layout, best = table.layout, table.best()
-    left = 1 + len(layout.marks)
+    left, wide = 1 + len(layout.marks), len(table.columns) > WIDE
     lines = [
-        "% needs \\usepackage{booktabs,amssymb}",
+        "% needs \\usepackage{booktabs,amssymb,graphicx}",
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{latex(layout.title + '. ' + layout.caption + ' ' + LEGEND)} "
         rf"\textbf{{{latex(banner(params))}.}}}}",
         rf"\label{{tab:{table.id}}}",
-        rf"\begin{{tabular}}{{l{'c' * len(layout.marks)}{'r' * len(table.columns)}r}}",
+        (SHRUNK if wide else "")
+        + rf"\begin{{tabular}}{{l{'c' * len(layout.marks)}{'r' * len(table.columns)}r}}",
         r"\toprule",
     ]
     if any(column.group for column in table.columns):
@@ -185,7 +188,7 @@ def to_latex(table: Table, params: Params) -> str:
         texts = [_cell_latex(table, cell, cell.address in best) for cell in row.cells]
         name = rf"\textit{{{latex(row.name)}}}" if row.baseline else latex(row.name)
         lines.append(_ampersands([name, *map(latex, row.marks), *texts, latex(runs(row))]))
-    lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    lines += [r"\bottomrule", r"\end{tabular}" + ("}" if wide else ""), r"\end{table}"]
     return "\n".join(lines) + "\n"
 
 

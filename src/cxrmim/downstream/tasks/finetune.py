@@ -49,8 +49,8 @@ class Options(Strict):
     frame: Literal["content", "padded"]
     area: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]]
     flip: Annotated[float, Field(ge=0, le=1)]
-    mean: Annotated[float, Field(ge=0, le=1)]
-    std: Annotated[float, Field(gt=0)]
+    mean: Annotated[float, Field(gt=0, lt=1)]
+    std: Annotated[float, Field(gt=0, lt=1)]
     validate_every: Literal["epoch"] | Annotated[int, Field(ge=1)]
     patience: Annotated[int, Field(ge=0)]
     schedule: dict[
@@ -104,7 +104,6 @@ def run(run: Run, bench: Bench) -> Result:
     train = bench.rows(run.dataset, "train", run.percent, run.seed)
     valid, test = (bench.rows(run.dataset, split) for split in ("valid", "test"))
     encoder = bench.method(run.checkpoint).encoder  # loading draws numbers: not inside a seed
-
     best, values = None, Tree()
     for lr in rates:
         with global_seed(run, "finetune/weights"):
@@ -175,4 +174,7 @@ def planned(options: Options, dataset: str, run: Run) -> tuple[str, int, int, li
     warmup, steps, rates = found
     if warmup >= steps:
         raise ParamsError(f"{where}: {warmup} of {steps} steps warm up; leave some for the cosine")
-    return where, warmup, steps, rates if isinstance(rates, list) else [rates]
+    tried = rates if isinstance(rates, list) else [rates]
+    if len({f"{lr:g}" for lr in tried}) < len(tried):
+        raise ParamsError(f"{where}: learning rates {tried}: one stands there twice; remove it")
+    return where, warmup, steps, tried

@@ -5,7 +5,7 @@ head are new, and all weights are tuned. Loss 10 * focal - log(soft dice), AdamW
 early stop on the validation loss, the best epoch is kept.
 
 Dice is taken per image at the encoder's input size and averaged over images. Truth is a mask pixel
-that is at least half foreground after resize and crop. An image without truth scores 1 if nothing
+that is at least half foreground after the resize. An image without truth scores 1 if nothing
 is predicted and else 0 (`empty: one`), or always 0 (`zero`); the record holds both, and the mean
 over positive images alone. An image's `score` is its highest pixel probability.
 """
@@ -32,6 +32,8 @@ class Options(Trained):
 
     An epoch goes over the training images again until it has made `epoch_steps` steps (1: once), so
     that few images are not all validation.
+    `frame`: images and masks are resized as a `whole`, so that no pneumothorax is cut off and every
+    method has the same truth (rG, rM), or resized and cropped as each `method` does (`method`).
     `freeze` keeps the encoder as it came. `decoder` holds the channels of a new decoder's blocks: a
     method without one gets it in any case, any method under `decoder_init: random`.
     """
@@ -42,6 +44,7 @@ class Options(Trained):
     scale: Annotated[float, Field(ge=0, lt=1)]
     rotate: Annotated[float, Field(ge=0, le=180)]
     augment_p: Annotated[float, Field(ge=0, le=1)]
+    frame: Literal["whole", "method"]
     threshold: Annotated[float, Field(gt=0, lt=1)]
     empty: Literal["one", "zero"]
     freeze: bool
@@ -49,7 +52,8 @@ class Options(Trained):
     decoder: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
 
 
-TRAINING = {"threshold", "empty", "freeze", "decoder_init", "decoder"}  # what training leaves out
+# what training leaves out
+TRAINING = {"frame", "threshold", "empty", "freeze", "decoder_init", "decoder"}
 
 
 def run(run: Run, bench: Bench) -> Result:

@@ -177,8 +177,9 @@ def _placed(stored: int, whole: Tensor, part: Tensor, share: Tensor, some: Tenso
 def _centred(stored: int, whole: Tensor, scale: Tensor, size: int) -> Tensor:
     """(B, 2) interval of the middle `size` px of an image of `whole` / `scale` px."""
     resized = (whole / scale + ROUNDING).floor()
-    start = ((resized - size) / 2).round() * scale
-    return torch.stack([_inside(stored, whole)[:, 0] + start, size * scale], 1)
+    own = whole / resized  # the longer side is cut to whole px, so its scale is a little another
+    start = ((resized - size) / 2).round() * own
+    return torch.stack([_inside(stored, whole)[:, 0] + start, size * own], 1)
 
 
 def _inside(stored: int, whole: Tensor) -> Tensor:
