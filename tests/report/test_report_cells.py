@@ -148,6 +148,16 @@ def test_rows_follow_the_paper(make) -> None:
     assert names == ["Random init", stand_in, "MAE", "MRM", "GLoRIA", "MGCA", "CMITM (ours)"]
 
 
+@pytest.mark.parametrize(("scale", "full"), [("demo", "60%"), ("paper", "75%")])
+def test_a_ratio_is_that_of_the_scale(make, scale, full) -> None:
+    params = make(scale, fill=False).params
+    table = cells._plan(params, "cmitm_figure3", cells.layout_of("cmitm_figure3"))
+    names = {row.entry: row.name for row in table.rows if not row.baseline}
+    assert names == {
+        "cmitm-nomask": "0%", "cmitm-r25": "25%", "cmitm-r50": "50%", "cmitm": full
+    }  # fmt: skip
+
+
 def test_best_is_marked_by_printed_value_and_never_a_baseline(make) -> None:
     world = make()
     best = table_of(world, "medim_table1").best()

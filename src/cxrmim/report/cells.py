@@ -230,7 +230,10 @@ def _plan(params: Params, block: str, layout: Layout) -> Table:
         bare = entry.removeprefix(grid.BASELINE)
         baseline = entry in baselines
         said = stand_in(params, entry)
-        name = BASELINES.get(bare, bare) if baseline else names.get(entry, entry) + _suffix(said)
+        name = BASELINES.get(bare, bare)
+        if not baseline:
+            options = params.pretraining(entry)[1].options
+            name = names.get(entry, entry).format(**options) + _suffix(said)
         cells = tuple(_planned(params, block, entry, name, column) for column in columns)
         marks = layout.marked.get(entry, ("",) * len(layout.marks))
         rows.append(Row(entry, name, baseline, marks, cells, said))

@@ -74,7 +74,8 @@ class Layout:
         stub: heading of the row names.
         marks: headings of further columns that describe a row.
         marked: their cells by entry.
-        names: row names by entry, where no paper printed one and they differ from `ROWS`.
+        names: row names by entry, where no paper printed one and they differ from `ROWS`; an option
+            of the entry stands in braces, as ``{ratio:.0%}``, so that no scale prints another's.
         decimals: digits after the point of the published values.
         multiple_of: a baseline; our values are also given as multiples of its value.
         prints: what the table shows: its `cells`, or the `cost` of pretraining beside them.

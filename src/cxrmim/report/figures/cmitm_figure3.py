@@ -16,7 +16,7 @@ LAYOUT = Layout(
     "training data: RSNA AUC, COVIDx accuracy (x100).",
     measures=(Measure("{dataset}", "", "{name}"),),
     datasets={"rsna": "RSNA (AUC)", "covidx": "COVIDx (accuracy)"},
-    names={"cmitm-nomask": "0%", "cmitm-r25": "25%", "cmitm-r50": "50%", "cmitm": "75%"},
+    names=dict.fromkeys(("cmitm-nomask", "cmitm-r25", "cmitm-r50", "cmitm"), "{ratio:.0%}"),
     decimals=1,
 )
 

@@ -16,7 +16,7 @@ LAYOUT = Layout(
     "Dice (x100).",
     measures=(Measure("{dataset}", "", "{name}"),),
     datasets={"covidx": "COVIDx (accuracy)", "chexpert": "CheXpert (mAUC)", "siim": "SIIM (Dice)"},
-    names={"medim-r25": "25%", "medim": "50%", "medim-r75": "75%"},
+    names=dict.fromkeys(("medim-r25", "medim", "medim-r75"), "{ratio:.0%}"),
 )
 
 
