@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +140,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
 def workspace(built: tuple[Path, Params], monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
     folder, settings = built
     monkeypatch.chdir(folder)
+    shutil.rmtree(folder / Paths(settings.scale).results / "features", ignore_errors=True)
     return Workspace(settings)
 
 

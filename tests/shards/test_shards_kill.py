@@ -365,7 +365,8 @@ def test_the_journal_names_no_file(corpus, whole, setup, monkeypatch):
     interrupt(corpus, setup, monkeypatch, 8)
     content = (corpus.building / journal.JOURNAL).read_text()
     assert ".png" not in content
-    reasons = Counter(o[4] for line in content.splitlines() for o in json.loads(line)["outcomes"])
+    outcomes = [o for line in content.splitlines() for o in json.loads(line)["outcomes"]]
+    reasons = Counter(journal.Outcome(*fields).reason for fields in outcomes)
     assert reasons == {"": 7, "not an image file": 1}
 
 
