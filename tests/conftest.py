@@ -75,14 +75,14 @@ def published() -> set[str]:
     """Entries of the papers: those of methods that say which paper compares them.
 
     A method of somebody else's says nothing and so is in every comparison; the papers' counts do
-    not change with it.
+    not change with it, nor with the entries that show what the released code does.
     """
     pretrain = yaml.safe_load((REPO / "params.yaml").read_text(encoding="utf-8"))["pretrain"]
     methods = {name for name, block in pretrain["methods"].items() if "papers" in block}
     variants = {
         name
         for name, block in pretrain["entries"].items()
-        if block.get("method", block.get("alias")) in methods
+        if block.get("method", block.get("alias")) in methods and not block.get("released")
     }
     return methods | variants
 

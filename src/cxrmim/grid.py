@@ -169,9 +169,7 @@ def pending(params: Params, run: Run) -> str | None:
         return f"task {run.task} has no code yet"
     if plugins.source("dataset", reader(params, run.dataset)) is None:
         return f"dataset {reader(params, run.dataset)} has no reader yet"
-    if run.baseline is not None:
-        return None
-    return pending_entry(params, entry_of(run.checkpoint).entry)
+    return None if run.baseline else pending_entry(params, entry_of(run.checkpoint).entry)
 
 
 def reads_corpus(block: Method) -> bool:
@@ -184,9 +182,7 @@ def pending_entry(params: Params, entry: str) -> str | None:
     method, block = params.pretraining(entry)
     if plugins.source("method", method) is None:
         return f"method {method} has no code yet"
-    if block.init in entries(params):
-        return pending_entry(params, block.init)
-    return None
+    return pending_entry(params, block.init) if block.init in entries(params) else None
 
 
 def runs(params: Params) -> list[Run]:
@@ -215,6 +211,12 @@ def pretrainings(params: Params) -> list[Pretraining]:
     return list(found)
 
 
+def view(params: Params, run: Run) -> Params:
+    """The parameters under which a run is made: those of its weights and of its dataset entry."""
+    seen = params if run.baseline is not None else params.training(entry_of(run.checkpoint).entry)
+    return seen.testing(run.dataset)
+
+
 def jobs(params: Params) -> list[Job]:
     """The runs cut into processes as ``downstream.cut`` says."""
     groups: dict[str, list[Run]] = {}
@@ -222,6 +224,8 @@ def jobs(params: Params) -> list[Job]:
         key = run.checkpoint
         if params.downstream.cut == "fraction":
             key += f".{run.dataset}-{run.task}-{run.percent}"
+        elif params.testing(run.dataset) is not params:
+            key += ".released"
         groups.setdefault(key, []).append(run)
     return [Job(key, tuple(group)) for key, group in groups.items()]
 
@@ -236,7 +240,7 @@ def datasets(params: Params) -> list[str]:
 
     One whose task is still pending is prepared and audited all the same.
     """
-    found = dict.fromkeys([params.pretrain.corpus] if pretrainings(params) else [])
+    found = dict.fromkeys(params.training(p.entry).pretrain.corpus for p in pretrainings(params))
     for block in params.grid.values():
         found |= dict.fromkeys(cells.dataset for cells in block.cells)
     return [name for name in found if plugins.source("dataset", reader(params, name))]
@@ -293,13 +297,13 @@ def config(params: Params, kind: str, unit: str) -> Tree:
             "decode": params.shards.decode,
             "max_unreadable": params.manifest.max_unreadable,
         }
-        if unit == params.pretrain.corpus:
+        if unit in params.corpora:
             tree["text"] = params.shards.text.model_dump(mode="json")
         return tree
     if kind == "pretrain":
         item = entry_of(unit)
         method, block = params.pretraining(item.entry)
-        shared = params.pretrain
+        shared = params.training(item.entry).pretrain
         return {
             "method": method,
             "corpus": shared.corpus,
@@ -315,13 +319,12 @@ def config(params: Params, kind: str, unit: str) -> Tree:
         }
     if kind == "downstream":
         run = Run.parse(unit)
+        options = getattr(params.testing(run.dataset).downstream, run.task)
         return {
-            "dataset": run.dataset,
-            "task": run.task,
-            "percent": run.percent,
+            **{key: getattr(run, key) for key in ("dataset", "task", "percent")},
             "image": params.pretrain.image,
             "bootstrap": params.downstream.bootstrap,
-            "options": _own(params, run, getattr(params.downstream, run.task)),
+            "options": _own(params, run, options),
         }
     raise ValueError(f"no such kind of work: {kind}")
 
@@ -369,11 +372,12 @@ def parents(params: Params, kind: str, unit: str) -> list[tuple[str, str]]:
         return found
     if kind == "pretrain":
         item = entry_of(unit)
-        init = params.pretraining(item.entry)[1].init
         block = params.pretraining(item.entry)[1]
-        found = [("shards", params.pretrain.corpus)] if reads_corpus(block) else []
-        if init in entries(params):
-            found.append(("pretrain", Pretraining(target(params, init), item.seed).checkpoint))
+        corpus = params.training(item.entry).pretrain.corpus
+        found = [("shards", corpus)] if reads_corpus(block) else []
+        if block.init in entries(params):
+            start = Pretraining(target(params, block.init), item.seed)
+            found.append(("pretrain", start.checkpoint))
         return found
     if kind == "downstream":
         run = Run.parse(unit)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import PrivateAttr, ValidationError
 
 from cxrmim import explain, plugins
 from cxrmim.errors import ParamsError
@@ -21,6 +21,7 @@ from cxrmim.schema import (
     FRAME,
     Block,
     DownstreamParams,
+    Entry,
     ManifestParams,
     Method,
     Name,
@@ -51,6 +52,46 @@ class Params(Strict):
     downstream: DownstreamParams
     report: ReportParams
     grid: dict[Name, Block]
+    _released: "Params | None" = PrivateAttr(default=None)
+
+    @property
+    def released(self) -> "Params":
+        """The same scale under ``protocol: released``."""
+        return self._released or self
+
+    @property
+    def corpora(self) -> list[str]:
+        """Dataset entries whose reports are learnt from: the methods' first."""
+        others = [entry.corpus for entry in self.pretrain.entries.values() if entry.corpus]
+        return list(dict.fromkeys([self.pretrain.corpus, *others]))
+
+    def training(self, entry: str) -> "Params":
+        """The parameters under which an entry is trained.
+
+        They differ from `self` where the entry, or one that it is a variant of, is `released` or
+        has its own corpus.
+        """
+        chain = _chain(self.pretrain, entry)
+        side = self.released if any(link.released for link in chain) else self
+        corpus = next((link.corpus for link in chain if link.corpus), self.pretrain.corpus)
+        if side is self and corpus == self.pretrain.corpus:
+            return self
+        pretrain = side.pretrain.model_copy(update={"corpus": corpus})
+        return self.model_copy(update={"pretrain": pretrain})
+
+    def testing(self, dataset: str) -> "Params":
+        """The parameters under which runs on a dataset entry are made: see `DatasetEntry`."""
+        entry = self.manifest.entries.get(dataset)
+        if entry is None or not entry.released:
+            return self
+        return self.model_copy(update={"downstream": self.released.downstream})
+
+    def storing(self, dataset: str) -> "Params":
+        """The parameters under which a dataset's shards are made: a corpus's hold its reports."""
+        if dataset not in self.corpora or dataset == self.pretrain.corpus:
+            return self
+        pretrain = self.pretrain.model_copy(update={"corpus": dataset})
+        return self.model_copy(update={"pretrain": pretrain})
 
     def reading(self, dataset: str) -> tuple[str, Tree]:
         """Resolve a dataset entry to its reader's name and options.
@@ -64,12 +105,13 @@ class Params(Strict):
         if reader not in manifest.datasets:
             known = [*manifest.datasets, *manifest.entries]
             raise ParamsError(explain.unknown("dataset", reader, known))
-        options = manifest.datasets[reader]
+        side = self.released if entry is not None and entry.released else self
+        options = side.manifest.datasets[reader]
         return reader, options if entry is None else merge(options, entry.set)
 
     def side(self, dataset: str) -> int:
         """Side of a dataset's stored images in px: what the scale's methods ask for."""
-        if dataset != self.pretrain.corpus:
+        if dataset not in self.corpora:
             return self.shards.side_downstream
         if self.shards.side != "auto":
             return self.shards.side
@@ -87,9 +129,19 @@ class Params(Strict):
         Raises:
             ParamsError: the entry, or a method that it builds on, does not exist.
         """
-        tree = self.pretrain.model_dump(mode="json")
+        tree = self.training(entry).pretrain.model_dump(mode="json")
         name, block = _resolve(tree, entry)
         return name, _validated(Method, block, f"pretrain.entries.{entry}")
+
+
+def _chain(pretrain: PretrainParams, entry: str) -> list[Entry]:
+    """An entry and what it is a variant or another name of, as far as these are entries."""
+    found: dict[str, Entry] = {}
+    name: str | None = entry
+    while name in pretrain.entries and name not in found:
+        found[name] = pretrain.entries[name]
+        name = found[name].alias or found[name].method
+    return list(found.values())
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
@@ -130,10 +182,11 @@ def load(path: str | Path = "params.yaml", scale: str | None = None) -> Params:
     merged = merge(tree, over) | {"scale": chosen}
     if "grid" in over:
         merged["grid"] = over["grid"]
-    if merged.get("protocol") == "released":
-        merged = merge(merged, released)
+    other = merge(merged, released) | {"protocol": "released"}
     try:
-        params = Params.model_validate(merged)
+        params = Params.model_validate(other if merged.get("protocol") == "released" else merged)
+        if params.protocol != "released":
+            params._released = Params.model_validate(other)
         _validate_plugins(params)
     except ValidationError as error:
         raise ParamsError(
@@ -208,7 +261,15 @@ def _validate_plugins(params: Params) -> None:
         reader, tree = params.reading(dataset)
         plugin_options("dataset", reader, tree, f"manifest.entries.{dataset}.set")
     for task in set(DownstreamParams.model_fields) - FRAME:
-        plugin_options("task", task, getattr(params.downstream, task), f"downstream.{task}")
+        for which in (params, params.released):
+            plugin_options("task", task, getattr(which.downstream, task), f"downstream.{task}")
+    for name, variant in pretrain.entries.items():
+        corpus = params.manifest.entries.get(variant.corpus or "")
+        if variant.corpus is not None and (corpus is None or corpus.audit):
+            known = [n for n, e in params.manifest.entries.items() if not e.audit]
+            raise ParamsError(
+                f"pretrain.entries.{name}.corpus: {explain.unknown('dataset', variant.corpus, known)}"
+            )
     for name, table in params.grid.items():
         for row in [] if table.rows == "methods" else table.rows:
             if row not in pretrain.methods and row not in pretrain.entries:

@@ -57,11 +57,16 @@ class Subset(Strict):
 
 
 class DatasetEntry(Strict):
-    """Another reading of a dataset; `audit`: for the audit alone, `lists`: needs the MRM lists."""
+    """Another reading of a dataset.
+
+    `audit`: for the audit alone; `lists`: needs the MRM lists; `released`: the official code's side
+    of every switch, of the dataset's and of the tasks that are evaluated on it.
+    """
 
     dataset: Name
     audit: bool = False
     lists: bool = False
+    released: bool = False
     set: Tree = {}
 
 
@@ -226,10 +231,16 @@ class Method(Strict):
 
 
 class Entry(Strict):
-    """A variant of a method, or another name for an entry that is already there."""
+    """A variant of a method, or another name for an entry that is already there.
+
+    `released`: trained with the official code's side of every switch; `corpus`: on another reading
+    of the reports than the methods.
+    """
 
     method: Name | None = None
     alias: Name | None = None
+    released: bool = False
+    corpus: Name | None = None
     set: Tree = {}
 
 

@@ -14,7 +14,8 @@ def work(ctx: job.Context) -> None:
         raise ParamsError(unknown("downstream job", ctx.unit, list(jobs)))
     from cxrmim.downstream import runs
 
-    runs.do(jobs[ctx.unit], ctx.params, ctx.threads)
+    found = jobs[ctx.unit]
+    runs.do(found, grid.view(ctx.params, found.runs[0]), ctx.threads)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -32,7 +32,7 @@ def work(ctx: job.Context) -> None:
         raise ParamsError(f"--checkpoint {ctx.unit}: {reason}")
     from cxrmim.pretrain import loop
 
-    loop.run(ctx.params, ctx.unit)
+    loop.run(ctx.params.training(entry), ctx.unit)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -32,7 +32,8 @@ ROWS = METHODS | {f"{entry}-shuffled": f"{name}, pairs shuffled" for entry, name
 class Measure:
     """One number of a run and the column that prints it.
 
-    `key`, `group` and `heading` are patterns, {dataset}, {name} and {percent} are filled in.
+    `key`, `group` and `heading` are patterns: {dataset} (the one that is read), {entry} (the reading
+    of it), {name} and {percent} are filled in.
     `metric` is the number's key among a record's metrics; `sampled` says whether records hold
     bootstrap replicates of it, as they do of whatever is a mean over test images.
     """
@@ -70,7 +71,7 @@ class Layout:
         title: what the paper calls it.
         caption: one or two sentences without a final "n" or banner; those are added.
         measures: columns of each dataset, task and share of labels.
-        datasets: names of datasets where they differ from `DATASETS`.
+        datasets: names of datasets, or of readings, where they differ from `DATASETS`.
         stub: heading of the row names.
         marks: headings of further columns that describe a row.
         marked: their cells by entry.
@@ -111,7 +112,8 @@ class Layout:
                 reader = readers[cells.dataset]
                 words = {
                     "dataset": reader,
-                    "name": names.get(reader, reader),
+                    "entry": cells.dataset,
+                    "name": names.get(cells.dataset, names.get(reader, reader)),
                     "percent": percent,
                 }
                 for measure in self.measures:

@@ -32,7 +32,7 @@ def _build(ctx: Context) -> None:
     from cxrmim.shards import reports
     from cxrmim.shards.build import build
 
-    dataset, params = ctx.unit, ctx.params
+    dataset, params = ctx.unit, ctx.params.storing(ctx.unit)
     manifest, folder = ctx.paths.manifest(dataset), ctx.paths.shards(dataset)
     building = ctx.paths.building(dataset)
     root = raw_root(params, dataset)
