@@ -27,6 +27,10 @@ out need not come with a small p. Seeds are downstream seeds wherever the papers
 initialisation once: nothing here knows how much another pretraining would change a row, so a small
 p is about these weights. Where a scale has several pretrainings, they are the seeds. A cell with
 one run (retrieval) is compared over test images alone. AUCs near 1 are not normal in small sets.
+
+`contrast` does the same for any linear combination of cells. Cells of several test sets have draws
+from streams of their own (`downstream.bootstrap` seeds them by dataset and task): replicate b of
+each, put together, is one draw of all the sets, and their variances over images add.
 """
 
 from collections.abc import Sequence
@@ -95,6 +99,33 @@ class Comparison:
     p_holm: float
 
 
+@dataclass(frozen=True)
+class Contrast:
+    """A linear combination of cells, set against zero; variances as at the head of this module.
+
+    Attributes:
+        difference: the combination of the means; 1 is 100 points.
+        low: 2.5th percentile over the combined replicates.
+        high: 97.5th percentile over the combined replicates.
+        sd: standard deviation (n - 1) of the combination over seeds, None for one seed.
+        n: number of seeds.
+        images: variance of the combination over test images.
+        draws: number of replicates.
+        p: two-sided.
+        greater: one-sided p of "it is zero or less"; small where it is surely above.
+    """
+
+    difference: float
+    low: float
+    high: float
+    sd: float | None
+    n: int
+    images: float
+    draws: int
+    p: float
+    greater: float
+
+
 def interval(replicates: Sequence[Sequence[float]]) -> tuple[float, float]:
     """95 % interval over test images of the mean over runs.
 
@@ -156,6 +187,34 @@ def compare(table: "Table") -> list[Comparison]:
         replace(c, p=float(p), p_holm=float(held))
         for c, p, held in zip(found, tested, corrected, strict=True)
     ]
+
+
+def contrast(terms: Sequence[tuple[float, "Cell"]], constant: float = 0.0) -> Contrast:
+    """The combination ``constant + sum(c * cell)`` of measured cells.
+
+    Seeds are matched by order, and the one run of a cell stands beside every seed of the others.
+
+    Args:
+        terms: pairs (c, cell), at least one.
+        constant: added to the combination, as a margin is.
+
+    Raises:
+        ValueError: a cell has no replicates, or the cells' numbers of replicates or seeds differ.
+    """
+    for _, cell in terms:
+        if not cell.replicates:
+            raise ValueError(f"{cell.address}: {cell.state}, so there are no replicates to combine")
+    drawn = constant + sum(c * np.mean(np.asarray(cell.replicates), axis=0) for c, cell in terms)
+    seeds = np.atleast_1d(constant + sum(c * _seeds(cell) for c, cell in terms))
+    spread = float(np.std(seeds, ddof=1)) if len(seeds) > 1 else None
+    difference = constant + sum(c * float(np.mean(cell.values)) for c, cell in terms)
+    images, (low, high) = float(np.var(drawn, ddof=1)), np.percentile(drawn, BOUNDS)
+    one = (difference, images, (spread or 0.0) ** 2, len(seeds), len(drawn))
+    p = float(p_values(*(np.array([value]) for value in one))[0])
+    greater = p / 2 if difference > 0 else 1.0 - p / 2
+    return Contrast(
+        difference, float(low), float(high), spread, len(seeds), images, len(drawn), p, greater
+    )
 
 
 def by_seed(cell: "Cell", other: "Cell") -> Floats:
