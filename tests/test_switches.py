@@ -1,168 +1,248 @@
-"""docs/switches.md, params.yaml and the tests name the same switches: the rows of the ledger.
+"""The ledger, params.yaml, docs/switches.md and the tests name the same switches.
 
-The ledger is section 4 of protocols.md, completed by exactness.md; its values are typed here again
-by hand, so that neither params.yaml nor the docs can drift from it. Downstream rows are in
-test_switches_downstream.
+The ledger (src/cxrmim/report/ledger.yaml) types every value again by hand, so that params.yaml
+cannot drift from it; what each of its promises is worth is shown on copies that break it. Tasks are
+in test_switches_downstream.
 """
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Iterable
+import shutil
+from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import pytest
 import torch
+import yaml
 
 from cxrmim import params as params_module
 from cxrmim import plugins
+from cxrmim.errors import ParamsError
 from cxrmim.params import Params
 from cxrmim.pretrain import weights
 from cxrmim.pretrain.contract import Stored
+from cxrmim.pretrain.parts.encoders import build_vit
 from cxrmim.pretrain.schedule import build_optimiser
+from cxrmim.report import switches
 
 TOP = set(Params.model_fields)  # first words of a switch's name
-
-# Data rows of the ledger (protocols.md section 4): topic -> the switch that decides it.
-LEDGER = {
-    "MIMIC split": "manifest.datasets.mimic.split",
-    "views": "manifest.datasets.mimic.views",
-    "fallback section": "manifest.datasets.mimic.fallback",
-    "override ids": "manifest.datasets.mimic.overrides",
-    "resize": "shards.side",
-    "CheXpert split": "manifest.datasets.chexpert.split",
-    "CheXpert views": "manifest.datasets.chexpert.views",
-    "CheXpert copy": "manifest.datasets.chexpert.release",
-    "COVIDx split": "manifest.datasets.covidx.split",
-    "COVIDx list": "manifest.datasets.covidx.list",
-    "SIIM split": "manifest.datasets.siim.split",
-    "SIIM split unit": "manifest.datasets.siim.unit",
-    "SIIM release": "manifest.datasets.siim.release",
-    "RSNA task": "manifest.datasets.rsna.negative",
-    "RSNA split": "manifest.datasets.rsna.split",
-    "NIH labels": "manifest.datasets.nih.labels",
-    "NIH split": "manifest.datasets.nih.split",
-    "MeSH preprocessing": "shards.text.mesh",
-    "MRM text": "shards.text.raw",
-}
-
-
 M = "pretrain.methods."
-E = "pretrain.entries."
-MGCA, MEDIM, CMITM = (f"{M}{m}.options." for m in ("mgca", "medim", "cmitm"))
-MRM, GLORIA, MAE = (f"{M}{m}.options." for m in ("mrm", "gloria", "mae"))
+PROTOCOLS = Path(__file__).parents[2] / "shared" / "protocols.md"
+COMMAND = "python -m cxrmim.report.switches"
 
-# Pretraining rows: topic -> (switch, the ledger's default, the official code's side).
-PRETRAIN: dict[str, tuple[str, Any, Any]] = {
-    "restore weight": (MEDIM + "alpha", 10.0, 5.0),
-    "mask rule": (MEDIM + "mask_mode", "high", "diverse"),
-    "no MeSH word": (MEDIM + "empty_mesh", "random", "released"),
-    "[MASK]": (MEDIM + "mask_token", "zero", "zero"),
-    "attention space": (MEDIM + "att_space", "projected", "projected"),
-    "ratio symbol": (MEDIM + "ratio", 0.5, 0.5),
-    "restoration pixels": (MEDIM + "tanh", True, True),
-    "KWM": (MEDIM + "kwm", True, True),
-    "SDM": (MEDIM + "sdm", True, True),
-    "KWM only": (E + "medim-kwm.set.options.sdm", False, False),
-    "no masking": (E + "medim-none.set.options.mask_mode", "none", "none"),
-    "random masking": (E + "medim-random.set.options.mask_mode", "random", "random"),
-    "low masking": (E + "medim-low.set.options.mask_mode", "low", "low"),
-    "text depth": ("pretrain.text.layers", 6, 6),
-    "encoder init": (M + "mgca.init", "deit", "deit"),
-    "encoder init of MedIM": (M + "medim.init", "deit", "deit"),
-    "loss weight of ITA": (MGCA + "weight_ita", 1.0, 1.0),
-    "loss weight of local": (MGCA + "weight_local", 1.0, 1.0),
-    "loss weight of prototypes": (MGCA + "weight_proto", 1.0, 1.0),
-    "negatives": ("pretrain.negatives", "batch", "shard"),
-    "Sinkhorn": (MGCA + "sinkhorn", "batch", "shard"),
-    "Sinkhorn of MedIM": (MEDIM + "sinkhorn", "batch", "shard"),
-    "padding": (MGCA + "padding", "none", "released"),
-    "padding of MedIM": (MEDIM + "padding", "none", "released"),
-    "momentum 0.9": (M + "medim.optim.betas", (0.9, 0.999), (0.9, 0.999)),
-    "warm-up": (M + "medim.schedule.warmup", 0.4, 0.4),
-    "augment": (M + "medim.augment.jitter_p", 0.8, 0.8),
-    "resize of MedIM": (M + "medim.augment.resize", 240, 240),
-    "resize of MGCA": (M + "mgca.augment.resize", 256, 256),
-    "resize of CMITM": (M + "cmitm.augment.resize", 256, 256),
-    "stop of MGCA": (M + "mgca.stop.patience", 0, 5),
-    "stop of MedIM": (M + "medim.stop.patience", 0, 10),
-    "stop of CMITM": (M + "cmitm.stop.patience", 0, 5),
-    "stop of GLoRIA": (M + "gloria.stop.patience", 10, 10),
-    "checkpoint of MGCA": (M + "mgca.stop.select", "last", "last"),
-    "checkpoint of MedIM": (M + "medim.stop.select", "last", "last"),
-    "checkpoint of CMITM": (M + "cmitm.stop.select", "last", "last"),
-    "val drop_last": ("pretrain.loader.drop_val", False, True),
-    "CMITM stage-2 text": (CMITM + "text_init", "fresh", "fresh"),
-    "stage-1 text encoder": (CMITM + "s1_text", "mrm", "mrm"),
-    "text mask unit of MRM": (MRM + "mask_unit", "word", "word"),
-    "text mask unit of CMITM": (CMITM + "mask_unit", "word", "token"),
-    "text positions": ("pretrain.text.positions", "normal", "zero"),
-    "word attention": ("pretrain.text.attn_shift", "none", "released"),
-    "text loss positions of MRM": (MRM + "mlm_scope", "all", "all"),
-    "text loss positions of CMITM": (CMITM + "mlm_scope", "masked", "masked"),
-    "stage 2 batch": (M + "cmitm.batch", 256, 144),
-    "crop of stage 2": (M + "cmitm.augment.crop", "random", "random"),
-    "crop of stage 1": (E + "cmitm-s1.set.augment.crop", "resized", "resized"),
-    "pC Eq. 2": (CMITM + "norm_pix", True, True),
-    "stage of cmitm": (CMITM + "stage", "second", "second"),
-    "stage of cmitm-s1": (E + "cmitm-s1.set.options.stage", "first", "first"),
-    "-cascaded": (E + "cmitm-joint.set.options.stage", "joint", "joint"),
-    "-cascaded, budget": (E + "cmitm-joint.set.epochs", 200, 200),
-    "-cascaded, init": (E + "cmitm-joint.set.init", "mae-imagenet", "mae-imagenet"),
-    "MITM": (M + "cmitm.init", "cmitm-s1", "cmitm-s1"),
-    "-MITM": (E + "cmitm-nomitm.set.init", "mae-imagenet", "mae-imagenet"),
-    "representation decoder": (CMITM + "rep_decoder", True, True),
-    "-representation decoder": (E + "cmitm-nodecoder.set.options.rep_decoder", False, False),
-    "image masking of stage 2": (CMITM + "ratio", 0.75, 0.75),
-    "no image masking": (E + "cmitm-nomask.set.options.ratio", 0.0, 0.0),
-    "GLoRIA ViT init": (M + "gloria.init", "deit", "deit"),
-    "MAE on MIMIC": (M + "mae.epochs", 200, 200),
-    "GLoRIA on MIMIC": (M + "gloria.epochs", 50, 50),
-    "baseline init of MAE": (M + "mae.init", "mae-imagenet", "mae-imagenet"),
-    "baseline init of MRM": (M + "mrm.init", "mae-imagenet", "mae-imagenet"),
-    "ImageNet weights": (M + "imagenet.init", "deit", "deit"),
-    "MRM text": (MRM + "text", "raw", "raw"),
-    "MRM positions": (MRM + "positions", "mae", "released"),
-    "positions of CMITM": (CMITM + "positions", "mae", "released"),
-    "MRM resolution": (MRM + "upscale", 2, 2),
-    "MRM ratio": (MRM + "ratio", 0.75, 0.75),
-    "MRM targets": (MRM + "norm_pix", True, True),
-    "MAE ratio": (MAE + "ratio", 0.75, 0.75),
-    "MAE targets": (MAE + "norm_pix", True, True),
-    "GLoRIA text": (GLORIA + "full_report", False, False),
-    "GLoRIA words": (GLORIA + "words", "real", "released"),
-    "precision": ("pretrain.precision", "fp32", "fp32"),
-}
+
+@pytest.fixture(scope="session")
+def ledger() -> switches.Ledger:
+    return switches.load()
+
+
+def stated(ledger: switches.Ledger) -> dict[str, switches.Switch]:
+    """Every switch of the ledger by its key."""
+    return {s.key: s for entries in ledger.values() for e in entries for s in e.switches}
 
 
 def lines(repo) -> list[str]:
+    """Rows of the tables of docs/switches.md."""
     text = (repo / "docs/switches.md").read_text(encoding="utf-8")
-    return [line for line in text.splitlines() if line.startswith("| ")]
+    return [line for line in text.splitlines() if line.startswith("| ") and "`" in line]
 
 
-def value(params: Params, key: str) -> Any:
-    """The value of a switch; a method's as it is resolved, what it is built on included."""
-    tree: Any = params.model_dump()
-    parts = key.split(".")
-    if key.startswith(M):
-        tree, parts = params.pretraining(parts[2])[1].model_dump(), parts[3:]
-    for part in parts:
-        assert isinstance(tree, dict) and part in tree, f"{key}: no {part}"
-        tree = tree[part]
-    return tree
+def test_the_ledger_keeps_what_it_promises(ledger, paper, repo):
+    """Switches and both sides' values, tests that name them, headings, cells, public figures."""
+    assert switches.faults(ledger, paper, repo) == []
 
 
-@pytest.mark.parametrize("topic", PRETRAIN)
-def test_the_default_is_the_ledgers(paper, topic):
-    key, default, _ = PRETRAIN[topic]
-    assert value(paper, key) == default
+def test_the_docs_are_made_of_the_ledger(ledger, repo):
+    text = (repo / switches.DOCS).read_text(encoding="utf-8")
+    assert text == switches.to_docs(ledger), f"docs/switches.md is stale: run `{COMMAND}`"
 
 
-@pytest.mark.parametrize("topic", PRETRAIN)
-def test_released_is_the_official_codes_side(released, topic):
-    key, _, theirs = PRETRAIN[topic]
-    assert value(released, key) == theirs
+def test_the_command_writes_the_docs(ledger, repo, tmp_path, monkeypatch):
+    for name in ("params.yaml", "tests", "results", "docs/data.md", "docs/methods.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(repo / name)
+    for name in ("docs/downstream.md", "docs/weights.md"):
+        (tmp_path / name).symlink_to(repo / name)
+    monkeypatch.chdir(tmp_path)
+    assert switches.main() == 0
+    assert (tmp_path / switches.DOCS).read_text(encoding="utf-8") == switches.to_docs(ledger)
+
+
+def test_every_row_of_the_literature_sheet_is_in_the_ledger(ledger):
+    if not PROTOCOLS.is_file():
+        pytest.skip(f"{PROTOCOLS} is not there: the topics were not compared with it")
+    section = PROTOCOLS.read_text(encoding="utf-8").split("\n## 4 ")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    topics = [row.split(" | ")[0].removeprefix("| ") for row in rows]
+    assert len(topics) == len(set(topics)) > 70
+    covered = {name for entries in ledger.values() for e in entries for name in e.sheet}
+    assert covered == set(topics)
+
+
+def test_what_differs_by_side_is_what_the_sheet_or_the_ledger_says(ledger):
+    """An entry whose two sides differ says what the code does; one of the sheet says something."""
+    for entries in ledger.values():
+        for entry in entries:
+            if any(len({repr(side) for side in s.sides}) > 1 for s in entry.switches):
+                assert entry.code != switches.SILENT, entry.topic
+                assert "released" in entry.other, entry.topic
+            if entry.sheet:
+                assert {entry.paper, entry.code} != {switches.SILENT}, entry.topic
+
+
+# What breaks a promise -> the fault that names it.
+
+
+def edited(ledger: switches.Ledger, topic: str, **over: Any) -> switches.Ledger:
+    """The ledger with some fields of one entry replaced."""
+    return {
+        group: [e.model_copy(update=over) if e.topic == topic else e for e in entries]
+        for group, entries in ledger.items()
+    }
+
+
+def entry(ledger: switches.Ledger, topic: str) -> switches.Entry:
+    return next(e for entries in ledger.values() for e in entries if e.topic == topic)
+
+
+def test_a_default_that_drifted_is_caught(ledger, tree, write_params, repo):
+    tree["pretrain"]["methods"]["medim"]["options"]["alpha"] = 7.0
+    loaded = params_module.load(write_params(tree), "paper")
+    key = "restoration weight: pretrain.methods.medim.options.alpha"
+    assert switches.faults(ledger, loaded, repo) == [
+        f"{key} is 7.0 under protocol paper, the ledger says 10.0"
+    ]
+
+
+def test_a_released_side_that_drifted_is_caught(ledger, tree, write_params, repo):
+    tree["released"]["pretrain"]["negatives"] = "batch"
+    loaded = params_module.load(write_params(tree), "paper")
+    assert switches.faults(ledger, loaded, repo) == [
+        "negatives, BatchNorm: pretrain.negatives is 'batch' under protocol released, "
+        "the ledger says 'shard'"
+    ]
+
+
+def test_a_switch_that_params_lacks_is_caught(ledger, tree, write_params, repo):
+    del tree["pretrain"]["entries"]["medim-low"]
+    tree["grid"]["medim_figure3_left"]["rows"].remove("medim-low")
+    loaded = params_module.load(write_params(tree), "paper")
+    assert switches.faults(ledger, loaded, repo) == [
+        "mask rule: params.yaml has no pretrain.entries.medim-low.set.options.mask_mode",
+        "mask rule: the grid has no medim_figure3_left:medim-low",
+    ]
+
+
+@pytest.fixture
+def copied(repo, tmp_path) -> Path:
+    """Tests, docs and public figures in a folder where they can be spoilt."""
+    for name in ("tests", "docs", "results/public"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(repo / name, tmp_path / "copy" / name, ignore=ignored)
+    return tmp_path / "copy"
+
+
+def spoil(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def test_a_test_that_was_renamed_is_caught(ledger, paper, copied):
+    file = "tests/pretrain/test_pretrain_alignment.py"
+    spoil(copied / file, "def test_a_learned_mask_token", "def test_the_learned_mask_token")
+    name = "test_a_learned_mask_token_fills_masked_places"
+    assert switches.faults(ledger, paper, copied) == [f"[MASK] of MedIM: no test {file}::{name}"]
+
+
+def test_a_file_of_tests_that_went_away_is_caught(ledger, paper, copied):
+    (copied / "tests/downstream/test_downstream_metrics.py").unlink()
+    (found,) = switches.faults(ledger, paper, copied)
+    assert "Dice of an empty mask: no test tests/downstream/test_downstream_metrics.py" in found
+
+
+def test_a_test_that_no_longer_names_its_switch_is_caught(ledger, paper, copied):
+    file = "tests/downstream/test_downstream_segment.py"
+    spoil(copied / file, "decoder_init", "dec")
+    found = [f"segmentation decoder: {file} never names decoder_init"]
+    assert switches.faults(ledger, paper, copied) == found
+
+
+def test_a_dead_heading_is_caught(ledger, paper, copied):
+    spoil(copied / "docs/weights.md", "## Official checkpoints", "## Their checkpoints")
+    (found,) = switches.faults(ledger, paper, copied)
+    assert found.endswith("no heading docs/weights.md#official-checkpoints-as-extra-rows")
+
+
+def test_a_public_figure_that_is_not_there_is_caught(ledger, paper, copied):
+    spoil(copied / "results/public/leakage.json", '"empty_prediction_dice"', '"empty_dice"')
+    found = switches.faults(ledger, paper, copied)
+    assert len(found) == 2
+    assert all("empty_prediction_dice" in fault for fault in found)
+
+
+def test_two_homes_of_a_switch_are_caught(ledger, paper, repo):
+    twice = [*entry(ledger, "warm-up").switches, *entry(ledger, "restoration weight").switches]
+    found = switches.faults(edited(ledger, "warm-up", switches=twice), paper, repo)
+    assert "warm-up: tests/pretrain/test_pretrain_flips.py never names alpha" in found
+    alpha = "pretrain.methods.medim.options.alpha"
+    assert f"warm-up: {alpha} is also a switch of restoration weight" in found
+
+
+@pytest.mark.parametrize(
+    ("over", "fault"),
+    [
+        ({"other": "cmitm_table2:cmitm-none"}, "the grid has no cmitm_table2:cmitm-none"),
+        ({"ours": "cmitm_table9:cmitm"}, "the grid has no cmitm_table9:cmitm"),
+        ({"ours": "cmitm_table2:cmitm:nih"}, "cmitm_table2:cmitm has no column nih"),
+        ({"columns": ["siim"]}, "cmitm_table2:cmitm has no column siim"),
+        ({"kind": "published", "columns": ["nih"]}, "cmitm_table2:cmitm has no column nih"),
+    ],
+)
+def test_a_cell_that_no_grid_has_is_caught(ledger, paper, repo, over, fault):
+    topic = "-representation decoder"
+    (item,) = entry(ledger, topic).measured
+    changed = edited(ledger, topic, measured=[item.model_copy(update=over)])
+    assert f"{topic}: {fault}" in switches.faults(changed, paper, repo)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("topic: warm-up", "topic: warm-up\n    defualt: x", "warm-up: defualt: Extra inputs"),
+        ("kind: public", "kind: private", "kind"),
+        ("docs/downstream.md#probe", "probe", "probe feature: docs: String should match"),
+        ("::test_split_switch]", "]", "MIMIC split: switches.0.tests.0: String should match"),
+        ('"{alpha} on', '"{beta} on', "restoration weight: '{beta} on"),
+        ("code: 40 %", "code: 40 #", "warm-up: code: Input should be a valid string"),
+        ("Pretraining:\n", "Pretraining: ]\n", "not valid YAML"),
+    ],
+)
+def test_a_ledger_that_cannot_be_read_is_one_line_that_names_the_topic(tmp_path, old, new, said):
+    path = tmp_path / "ledger.yaml"
+    path.write_text(switches.HOME.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+    with pytest.raises(ParamsError, match=re.escape(said)) as error:
+        switches.to_docs(switches.load(path))
+    assert "\n" not in str(error.value)
+
+
+def test_no_key_is_written_twice_in_an_entry():
+    """YAML would silently keep the last one."""
+    text = switches.HOME.read_text(encoding="utf-8")
+    node = yaml.compose(text)
+    pending = [node]
+    while pending:
+        one = pending.pop()
+        if isinstance(one, yaml.MappingNode):
+            keys = [key.value for key, _ in one.value if key.tag != "tag:yaml.org,2002:merge"]
+            assert len(keys) == len(set(keys)), one.start_mark
+            pending += [value for _, value in one.value]
+        elif isinstance(one, yaml.SequenceNode):
+            pending += one.value
+
+
+# What `protocol: released` changes is in the ledger, and all of it.
 
 
 def leaves(tree: Any, key: str) -> dict[str, Any]:
@@ -171,210 +251,111 @@ def leaves(tree: Any, key: str) -> dict[str, Any]:
     return {k: v for name, t in tree.items() for k, v in leaves(t, f"{key}.{name}").items()}
 
 
-def test_released_changes_no_pretraining_beyond_the_ledger(paper, released):
-    """All that differs, in methods as they are resolved, is a row above whose two sides differ."""
-    found = {}
-    for params in (paper, released):
-        tree = params.pretrain.model_dump(exclude={"methods", "entries"})
-        flat = leaves(tree, "pretrain")
-        for method in params.pretrain.methods:
-            flat |= leaves(params.pretraining(method)[1].model_dump(), M + method)
-        found[params.protocol] = flat
-    differ = {k for k in found["released"] if found["paper"].get(k) != found["released"][k]}
-    assert differ == {key for key, default, theirs in PRETRAIN.values() if default != theirs}
-
-
-def test_released_changes_no_entry_beyond_its_method(paper, released):
-    """Variants take their method's switches; what no code was released for keeps its budget."""
-    ours = {"cmitm-s1", "cmitm-joint"}
-    options = {".options.positions", ".options.mask_unit"}
-    for entry in paper.pretrain.entries:
-        one, two = (leaves(p.pretraining(entry)[1].model_dump(), "") for p in (paper, released))
-        differ = {k for k in two if one.get(k) != two[k]}
-        method = paper.pretraining(entry)[0]
-        named = {k.removeprefix(M + method) for k, a, b in PRETRAIN.values() if a != b}
-        assert differ <= (options if entry in ours else named), entry
-
-
-def documented(repo) -> set[str]:
-    """Switches that the docs name; a short name has the prefix of the full one before it."""
-    found = set()
-    for line in lines(repo)[2:]:
-        for cell in line.split("|")[2:]:
-            prefix = ""
-            for name in re.findall(r"`([a-z_]+(?:\.[a-z0-9_-]+)*)`", cell):
-                if name.split(".")[0] in TOP and "." in name:
-                    found.add(name)
-                    prefix = name.rpartition(".")[0]
-                elif prefix:
-                    found.add(f"{prefix}.{name}")
+def settings(params: Params) -> dict[str, Any]:
+    """Every setting by key, methods as they are resolved; entries stand in a test of their own."""
+    tree = params.model_dump(
+        mode="json", exclude={"grid": True, "pretrain": {"methods", "entries"}}
+    )
+    found = {k: v for name, t in tree.items() for k, v in leaves(t, name).items()}
+    for method in params.pretrain.methods:
+        found |= leaves(params.pretraining(method)[1].model_dump(mode="json"), M + method)
     return found
 
 
-BUILT_ON = {M + "medim.": M + "mgca.", CMITM: MRM}
+def owner(params: Params, key: str) -> str:
+    """The key of the method that states a setting, for one that is inherited."""
+    if not key.startswith(M):
+        return key
+    method, rest = key.removeprefix(M).split(".", 1)
+    block = params.pretrain.methods[method]
+    while block.get("base") and rest not in {k.partition(".")[2] for k in leaves(block, "x")}:
+        method = block["base"]
+        block = params.pretrain.methods[method]
+    return f"{M}{method}.{rest}"
 
 
-@pytest.mark.parametrize("topic", PRETRAIN)
-def test_every_pretraining_row_of_the_ledger_has_a_line(repo, topic):
-    """By its name, that of its entry or block, or that of the method it is inherited from."""
-    key, named = PRETRAIN[topic][0], documented(repo)
-    wanted = [key]
-    wanted += [key.replace(a, b) for a, b in BUILT_ON.items()]
-    parts = key.split(".")
-    wanted += [".".join(parts[:n]) for n in range(3, len(parts)) if key.startswith(E) or n > 3]
-    assert named & set(wanted), key
+def test_released_changes_nothing_beyond_the_ledger(ledger, paper, released):
+    one, two = settings(paper), settings(released)
+    differ = {owner(released, key) for key in two if one.get(key) != two[key]}
+    assert differ == {k for k, s in stated(ledger).items() if s.sides[0] != s.sides[1]}
 
 
-@pytest.mark.parametrize("topic", LEDGER)
-def test_every_data_row_of_the_ledger_has_a_switch_and_a_line(repo, paper, topic):
-    value(paper, LEDGER[topic])
-    assert any(f"`{LEDGER[topic]}" in line for line in lines(repo)), topic
+def test_released_changes_no_entry_beyond_its_method(ledger, paper, released):
+    """Variants take their method's switches; what no code was released for keeps its budget."""
+    ours = {"cmitm-s1", "cmitm-joint"}
+    options = {".options.positions", ".options.mask_unit"}
+    sides = {k: s.sides for k, s in stated(ledger).items()}
+    for name in paper.pretrain.entries:
+        one, two = (leaves(p.pretraining(name)[1].model_dump(), "") for p in (paper, released))
+        differ = {k for k in two if one.get(k) != two[k]}
+        method = paper.pretraining(name)[0]
+        keys = [M + method + k for k in two]
+        named = {
+            k.removeprefix(M + method)
+            for k in keys
+            if len({repr(side) for side in sides.get(owner(released, k), ())}) > 1
+        }
+        assert differ <= (options if name in ours else named), name
+
+
+# The docs name switches that exist, and every choice of a reader or a method by its name.
 
 
 def test_every_switch_named_in_the_docs_exists(repo, paper):
-    found = 0
-    for line in lines(repo)[2:]:
+    values, found = switches.Values(paper), 0
+    for line in lines(repo):
         for cell in line.split("|")[2:]:
             for name in re.findall(r"`([a-z_]+(?:\.[a-z0-9_-]+)+)`", cell):
                 if name.split(".")[0] in TOP:
-                    value(paper, name)
+                    values[name]  # KeyError: no such switch
                     found += 1
     assert found > 90  # names in all
 
 
+def choices(kind: Any) -> list[str]:
+    """Names that a field offers, of a `Literal` or of one among other kinds."""
+    if get_origin(kind) is None:
+        return []
+    inner = [choice for part in get_args(kind) for choice in choices(part)]
+    return inner or [part for part in get_args(kind) if isinstance(part, str)]
+
+
 @pytest.mark.parametrize("dataset", plugins.names("dataset"))
-def test_every_choice_of_a_reader_is_in_the_docs(repo, dataset):
+def test_every_choice_of_a_reader_is_in_the_docs(ledger, repo, dataset):
     """Options that name alternatives, and every alternative by its name."""
     model = plugins.options("dataset", dataset)
     assert model is not None
     text = "\n".join(line for line in lines(repo) if f"datasets.{dataset}." in line)
     seen = 0
     for name, field in model.model_fields.items():
-        kinds = get_args(field.annotation) if get_origin(field.annotation) is not None else ()
-        named = [kind for kind in kinds if isinstance(kind, str)]
-        if len(named) < 2:
+        if len(choices(field.annotation)) < 2:
             continue
-        assert f"`manifest.datasets.{dataset}.{name}`" in text, f"{dataset}.{name}"
-        for kind in named:
+        assert f"manifest.datasets.{dataset}.{name}" in stated(ledger), f"{dataset}.{name}"
+        for kind in choices(field.annotation):
             assert f"`{kind}`" in text or f"`{name}: {kind}`" in text, f"{dataset}.{name}: {kind}"
         seen += 1
     assert seen
 
 
-# Where each switch is flipped: the test that shows what its other side does.
-ALIGN, GUIDED = (
-    ("pretrain_alignment", "test_every_switch_changes_what_it_should"),
-    "pretrain_alignment",
-)
-TERM = ("pretrain_masked", "test_each_switch_changes_its_own_term")
-SLOW = ("pretrain_masked", "test_terms_and_gradients_equal_the_slow_ones")
-BLOCK = ("pretrain_released", "test_every_switch_of_the_block_acts")
-GIVEN = ("pretrain_weights", "test_an_entry_gives_what_the_method_inherits_and_nothing_else")
-LOOP = "pretrain_flips"
-BEGINS = (LOOP, "test_init_gives_the_encoder_and_nothing_else")
-SHOWN = (LOOP, "test_augmentation_is_that_of_params")
-LEARNS = (LOOP, "test_warmup_and_betas_change_the_steps_that_are_taken")
-FORMULAS = ("pretrain_gloria", "test_terms_and_gradients_equal_the_formulas")
-SIZES = (LOOP, "test_batch_and_epochs_are_those_of_params")
-PAIR, MASKED = "pretrain_distributed", "pretrain_masked"
-FLIPS = {
-    MEDIM + "alpha": (GUIDED, "test_weights_and_alpha_are_those_of_params"),
-    MEDIM + "mask_mode": ALIGN,
-    MEDIM + "empty_mesh": ALIGN,
-    MEDIM + "mask_token": (GUIDED, "test_a_learned_mask_token_fills_masked_places"),
-    MEDIM + "att_space": ALIGN,
-    MEDIM + "ratio": ALIGN,
-    MEDIM + "tanh": ALIGN,
-    MEDIM + "kwm": (GUIDED, "test_kwm_and_sdm_work_alone"),
-    MEDIM + "sdm": (GUIDED, "test_kwm_and_sdm_work_alone"),
-    "pretrain.text.layers": (LOOP, "test_text_layers_are_those_of_all_methods_but_gloria"),
-    M + "mgca.init": BEGINS,
-    M + "medim.init": BEGINS,
-    M + "gloria.init": BEGINS,
-    M + "mae.init": BEGINS,
-    M + "mrm.init": BEGINS,
-    M + "imagenet.init": BEGINS,
-    M + "cmitm.init": GIVEN,
-    MGCA + "weight_ita": ("switches", "test_the_three_weights_of_mgca"),
-    MGCA + "weight_local": ("switches", "test_the_three_weights_of_mgca"),
-    MGCA + "weight_proto": ("switches", "test_the_three_weights_of_mgca"),
-    "pretrain.negatives": (PAIR, "test_under_shard_each_process_contrasts_its_own_pairs"),
-    MGCA + "sinkhorn": (PAIR, "test_sinkhorn_has_a_switch_of_its_own"),
-    MGCA + "padding": BLOCK,
-    M + "medim.optim.betas": LEARNS,
-    M + "medim.schedule.warmup": LEARNS,
-    M + "medim.augment.jitter_p": SHOWN,
-    M + "medim.augment.resize": SHOWN,
-    M + "cmitm.augment.crop": SHOWN,
-    M + "mgca.stop.patience": (LOOP, "test_patience_ends_a_training"),
-    M + "mgca.stop.select": (LOOP, "test_select_decides_which_weights_are_kept"),
-    "pretrain.loader.drop_val": (LOOP, "test_drop_val_leaves_out_the_last_batch"),
-    CMITM + "text_init": (MASKED, "test_stage_two_goes_on_from_stage_one"),
-    CMITM + "s1_text": TERM,
-    MRM + "mask_unit": TERM,
-    CMITM + "mask_unit": TERM,
-    MRM + "mlm_scope": TERM,
-    CMITM + "mlm_scope": TERM,
-    "pretrain.text.positions": ALIGN,
-    "pretrain.text.attn_shift": ALIGN,
-    M + "cmitm.batch": SIZES,
-    M + "mae.epochs": SIZES,
-    CMITM + "stage": (MASKED, "test_each_stage_has_the_parts_that_it_trains"),
-    CMITM + "rep_decoder": SLOW,
-    CMITM + "ratio": (MASKED, "test_a_ratio_of_zero_masks_nothing_and_keeps_the_decoder"),
-    MRM + "text": TERM,
-    MRM + "positions": TERM,
-    MRM + "upscale": SLOW,
-    MRM + "ratio": SLOW,
-    MRM + "norm_pix": TERM,
-    MAE + "ratio": (MASKED, "test_mae_keeps_int_of_the_share"),
-    MAE + "norm_pix": (MASKED, "test_mae_restores_the_masked_patches_alone"),
-    GLORIA + "full_report": FORMULAS,
-    GLORIA + "words": FORMULAS,
-    "pretrain.precision": (LOOP, "test_half_precision_changes_the_terms_and_keeps_them_finite"),
-}
+@pytest.mark.parametrize("method", plugins.names("method"))
+def test_every_choice_of_a_method_is_a_switch_of_the_ledger(ledger, paper, repo, method):
+    """Its own, or that of the method it is built on; every alternative is named in the docs."""
+    model = plugins.options("method", method)
+    if model is None or method not in paper.pretrain.methods:
+        pytest.skip(f"{method} has no options in params.yaml")
+    for name, field in model.model_fields.items():
+        if len(choices(field.annotation)) < 2:
+            continue
+        key = owner(paper, f"{M}{method}.options.{name}")
+        switch = stated(ledger).get(key)
+        assert switch is not None, key
+        topic = next(e for es in ledger.values() for e in es if switch in e.switches).topic
+        (line,) = (each for each in lines(repo) if each.startswith(f"| {topic} |"))
+        for kind in choices(field.annotation):
+            assert f"`{kind}`" in line, f"{key}: {kind}"
 
 
-def flipped(params: Params, key: str) -> tuple[str, str]:
-    """The entry of `FLIPS` for a switch: its own, its method's, or that of any with the setting."""
-    if key.startswith(E):
-        parts = key.split(".")
-        key = ".".join([M + str(params.pretrain.entries[parts[2]].method), *parts[4:]])
-    if key in FLIPS:
-        return FLIPS[key]
-    parts = key.split(".")
-    base = params.pretrain.methods[parts[2]].get("base")
-    inherited = ".".join([M + str(base), *parts[3:]])
-    if inherited in FLIPS:
-        return FLIPS[inherited]
-    assert parts[3] != "options", f"{key}: no test flips it"
-    same = [found for name, found in FLIPS.items() if name.split(".")[3:] == parts[3:]]
-    assert same, f"{key}: no test flips it"
-    return same[0]
-
-
-def flips(repo, where: tuple[str, str], said: Iterable[str]) -> None:
-    """A test of this (file, name) exists, and its file names one of the words."""
-    file, name = where
-    (path,) = (repo / "tests").rglob(f"test_{file}.py")
-    text = path.read_text(encoding="utf-8")
-    functions = {n.name for n in ast.parse(text).body if isinstance(n, ast.FunctionDef)}
-    assert name.startswith("test_") and name in functions, f"{path}: no {name}"
-    found = any(re.search(rf"(?<![a-z]){word}(?![a-z])", text) for word in said)
-    assert found, f"{path} never names {said}"
-
-
-@pytest.mark.parametrize("topic", PRETRAIN)
-def test_a_test_flips_every_pretraining_switch(repo, paper, topic):
-    key = PRETRAIN[topic][0]
-    leaf = key.rpartition(".")[2]
-    entries = paper.pretrain.entries.items()
-    flips(repo, flipped(paper, key), [leaf, *(e for e, v in entries if leaf in str(v.set))])
-
-
-def test_no_flip_is_of_a_switch_that_the_ledger_lacks():
-    rows = {key for key, _, _ in PRETRAIN.values()}
-    assert set(FLIPS) - rows == set()
+# Switches that have no better place to be flipped.
 
 
 def test_the_three_weights_of_mgca(tree, write_params):
@@ -396,3 +377,13 @@ def test_betas_reach_the_optimiser(paper):
     assert {group["betas"] for group in built.param_groups} == {(0.9, 0.999)}
     built = build_optimiser(torch.nn.Linear(2, 2), optim.model_copy(update={"betas": (0.8, 0.9)}))
     assert {group["betas"] for group in built.param_groups} == {(0.8, 0.9)}
+
+
+def test_an_untrained_vit_is_drawn_as_init_says(demo):
+    """normal: deviation 0.02 at any width; xavier: uniform within sqrt(6 / (in + out))."""
+    narrow = demo.pretrain.vit.model_copy(update={"depth": 1})
+    for init, wanted in (("normal", 0.02), ("xavier", (2 / (64 + 256)) ** 0.5)):
+        encoder = build_vit(narrow.model_copy(update={"init": init}), 32)
+        drawn = encoder.blocks[0].mlp.fc1.weight.detach()
+        assert drawn.shape == (256, 64)
+        assert float(drawn.std()) == pytest.approx(wanted, rel=0.05)
