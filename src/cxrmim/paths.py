@@ -12,6 +12,7 @@ from cxrmim.params import Params
 
 LISTS = "DatasetsSplits"
 PUBLIC = Path("results") / "public"  # what is computed on public tables, at no scale
+LEAKAGE = PUBLIC / "leakage.json"
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,11 @@ class Paths:
     def figure(self, name: str, suffix: str) -> Path:
         """A figure; `suffix` is png, svg or csv."""
         return self.results / "figures" / f"{name}.{suffix}"
+
+    @property
+    def local(self) -> Path:
+        """Folder of what must not leave this machine; git and DVC leave it alone."""
+        return self.results / "local"
 
     @property
     def report(self) -> Path:

@@ -1,8 +1,7 @@
-"""The filled tables and figures of a scale, each built once however many parts of the report ask."""
+"""The filled tables and figures of a scale, each built once whoever asks."""
 
 from functools import cached_property
 
-from cxrmim import plugins
 from cxrmim.params import Params
 from cxrmim.report import cells, cost
 from cxrmim.report.cells import Cell, Table
@@ -54,8 +53,3 @@ class Book:
             if row.entry == entry:
                 return next((c for c in row.cells if c.column.key == column), None)
         return None
-
-
-def has_plugin(name: str) -> bool:
-    """Whether a block of the grid has table or figure code."""
-    return any(plugins.source(kind, name) is not None for kind in ("table", "figure"))

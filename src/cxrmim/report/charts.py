@@ -1,39 +1,115 @@
-"""How figures look: one style, byte-identical files, and the chart of a block's cells.
+"""How figures look: one style, two widths, byte-identical files.
 
-Black, greys and one blue (Okabe and Ito), told apart by shape as well, so that a grey print and a
-colour-blind reader see the same.
+A figure is drawn at the width it is printed at, `SINGLE` or `DOUBLE` column, with no text below
+`LEAST` points. Series differ by marker and line style as well as by colour (Okabe and Ito), so that
+a grey print and a colour-blind reader see the same.
 """
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from cxrmim.params import Params
-from cxrmim.report.cells import PERCENT, Row, Table
 
-BLUE, DARK, MIDDLE, LIGHT = "#0072B2", "#222222", "#666666", "#DDDDDD"
+SINGLE, DOUBLE = 3.4, 7.0  # inches: a column, the page
+LEAST, SMALL, TEXT, HEAD = 6.0, 6.2, 6.8, 7.6  # points
+BLUE, DARK, MIDDLE, LIGHT, PALE = "#0072B2", "#222222", "#5F5F5F", "#D4D4D4", "#F1F1F1"
 ALARM = "#A33B00"
-DPI = 150
+DPI = 200
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
-    "font.size": 9,
+    "font.size": TEXT,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": MIDDLE,
-    "axes.titlesize": 10,
+    "axes.linewidth": 0.6,
+    "axes.labelsize": SMALL,
+    "axes.labelcolor": MIDDLE,
+    "axes.titlesize": HEAD,
+    "axes.titlepad": 4,
+    "xtick.labelsize": SMALL,
+    "ytick.labelsize": SMALL,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "xtick.minor.width": 0.4,
+    "ytick.minor.width": 0.4,
+    "lines.linewidth": 1.0,
+    "lines.markersize": 4,
+    "errorbar.capsize": 1.6,
+    "hatch.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": SMALL,
+    "legend.borderpad": 0.0,
+    "legend.borderaxespad": 0.0,
+    "text.hinting": "none",
     "text.parse_math": False,
     "svg.fonttype": "path",
     "svg.hashsalt": "cxrmim",
     "savefig.dpi": DPI,
     "figure.dpi": DPI,
 }
-NOTE_WIDTH, NOTE_LINE, PANEL_WIDTH, PANEL_HEIGHT = 17, 0.16, 2.7, 2.3  # characters/in; inches
+BANNER_LINE, NOTE_LINE = 0.125, 0.115  # inches
+BANNER_WIDTH, NOTE_WIDTH = 14.5, 20.0  # characters an inch
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a series is drawn: colour, marker and line style, each telling on its own."""
+
+    colour: str
+    marker: Any
+    line: Any = "-"
+
+    def options(self, size: float = 3.6) -> dict[str, Any]:
+        """Keyword arguments of a line of markers."""
+        return {
+            "color": self.colour,
+            "marker": self.marker,
+            "linestyle": self.line,
+            "markersize": size,
+            "markeredgecolor": self.colour,
+            "markeredgewidth": 0.7,
+        }
+
+
+LOOKS = {
+    "random": Look("#8A8A8A", "x", (0, (1, 1.6))),
+    "imagenet": Look("#CC79A7", "v", (0, (2, 1))),
+    "mae": Look("#E69F00", "s", (0, (5, 1.5))),
+    "gloria": Look("#56B4E9", "^", (0, (5, 1, 1, 1))),
+    "mrm": Look("#009E73", "D", (0, (3, 1, 1, 1, 1, 1))),
+    "mgca": Look("#D55E00", "P", (0, (7, 2))),
+    "medim": Look("#0072B2", "o"),
+    "cmitm": Look("#000000", "*"),
+}
+SPARE = (
+    Look("#D55E00", "<", (0, (5, 1.5))),
+    Look("#009E73", ">", (0, (1, 1.2))),
+    Look("#CC79A7", "p", (0, (5, 1, 1, 1))),
+    Look("#E69F00", "h", (0, (3, 1, 1, 1, 1, 1))),
+    Look("#56B4E9", "d", (0, (7, 2))),
+)
+TRIVIAL = Look(MIDDLE, "_", (0, (3, 2)))
+
+
+def looks(entries: Iterable[str]) -> dict[str, Look]:
+    """The look of each entry: that of its method, a spare one where no method has its name."""
+    out: dict[str, Look] = {}
+    for entry in entries:
+        if entry not in out:
+            extra = SPARE[sum(e not in LOOKS for e in out) % len(SPARE)]
+            out[entry] = LOOKS.get(entry, extra)
+    return out
 
 
 @contextmanager
@@ -53,19 +129,20 @@ def figure(width: float, height: float) -> Figure:
     return out
 
 
+def top(width: float) -> float:
+    """Inches that `label` needs above whatever a figure of a width draws."""
+    return 0.1 + BANNER_LINE * (1 if width >= DOUBLE else 2)
+
+
 def label(drawn: Figure, banner: str) -> None:
     """Write whose data a figure shows into its top left corner."""
     colour = ALARM if banner.startswith("PHANTOM") else MIDDLE
-    height = drawn.get_figheight()
-    drawn.text(
-        0.1 / drawn.get_figwidth(),
-        1 - 0.08 / height,
-        banner,
-        color=colour,
-        fontsize=8,
-        fontweight="bold",
-        va="top",
-    )
+    width, height = drawn.get_size_inches()
+    for number, line in enumerate(textwrap.wrap(banner, int(width * BANNER_WIDTH))):
+        y = 1 - (0.06 + BANNER_LINE * number) / height
+        drawn.text(
+            0.06 / width, y, line, color=colour, fontsize=TEXT, fontweight="bold", va="top"
+        )  # fmt: skip
 
 
 def save(drawn: Figure, path: Path) -> None:
@@ -76,102 +153,56 @@ def save(drawn: Figure, path: Path) -> None:
     drawn.savefig(path, metadata=metadata)
 
 
-def points(table: Table, axis: str = "", joined: bool = False) -> Figure:
-    """One panel a column: mean (dot), standard deviation (bar) and each run (ring) of every row.
+def panel(drawn: Figure, left: float, bottom: float, width: float, height: float) -> Any:
+    """Axes at a place given in inches from the figure's lower left corner."""
+    across, up = drawn.get_size_inches()
+    return drawn.add_axes((left / across, bottom / up, width / across, height / up))
 
-    The best trivial baseline is a dashed line. What is pending says so in its place, with the
-    reason below.
 
-    Args:
-        table: the cells; values are drawn x100.
-        axis: label of the horizontal axis.
-        joined: join the means by a line, where the rows are steps of one quantity.
-    """
-    width = PANEL_WIDTH * max(1, len(table.columns)) + 0.4
-    notes = [
+def waits(reasons: Mapping[str, int], width: float) -> list[str]:
+    """Lines that say why cells are pending."""
+    return [
         line
-        for reason, count in table.reasons().items()
-        for line in textwrap.wrap(f"Pending ({count}): {reason}", int(width * NOTE_WIDTH))
+        for reason, count in reasons.items()
+        for line in wrapped(f"Pending ({count}): {reason}", width)
     ]
-    bottom = 0.66 + NOTE_LINE * len(notes)
-    height = PANEL_HEIGHT + bottom + 0.7
-    out = figure(width, height)
-    out.subplots_adjust(
-        left=0.6 / width,
-        right=1 - 0.15 / width,
-        bottom=bottom / height,
-        top=1 - 0.7 / height,
-        wspace=0.25,
+
+
+def wrapped(text: str, width: float) -> list[str]:
+    """A note cut into lines that fit into a figure of a width."""
+    return textwrap.wrap(text, int(width * NOTE_WIDTH))
+
+
+def footnotes(drawn: Figure, lines: Sequence[str]) -> None:
+    """Write lines at the foot of a figure; they take `NOTE_LINE` inches each."""
+    width, height = drawn.get_size_inches()
+    for index, line in enumerate(reversed(lines)):
+        y = (0.05 + NOTE_LINE * index) / height
+        drawn.text(0.06 / width, y, line, fontsize=SMALL, color=MIDDLE, va="bottom")
+
+
+def legend(drawn: Figure, handles: Sequence[Any], bottom: float, columns: int) -> None:
+    """A row or rows of the figure's signs, the lowest `bottom` inches above its foot."""
+    width, height = drawn.get_size_inches()
+    drawn.legend(
+        handles=list(handles),
+        loc="lower left",
+        bbox_to_anchor=(0.06 / width, bottom / height),
+        ncols=columns,
+        columnspacing=1.4,
+        handletextpad=0.5,
+        labelspacing=0.3,
+        handlelength=2.6,
     )
-    for index, column in enumerate(table.columns):
-        axes = out.add_subplot(1, len(table.columns), index + 1)
-        axes.set_title(column.title, pad=14)
-        _panel(axes, table, index, joined)
-        axes.set_xlabel(axis, fontsize=8, color=MIDDLE)
-        if index == 0:
-            axes.set_ylabel("x100", fontsize=8, color=MIDDLE)
-    for index, line in enumerate(reversed(notes)):
-        y = (0.08 + NOTE_LINE * index) / height
-        out.text(0.1 / width, y, line, fontsize=7, color=MIDDLE, va="bottom")
-    return out
+
+
+def sign(look: Look, text: str, **over: Any) -> Line2D:
+    """An entry of a legend."""
+    return Line2D([], [], label=text, **(look.options() | over))
 
 
 def notice(text: str) -> Figure:
     """A figure that only says why there is none."""
-    out = figure(6.0, 1.2)
-    out.text(0.5, 0.42, "\n".join(textwrap.wrap(text, 80)), ha="center", va="center", color=MIDDLE)
+    out = figure(DOUBLE, 0.9)
+    out.text(0.5, 0.4, "\n".join(textwrap.wrap(text, 110)), ha="center", va="center", color=MIDDLE)
     return out
-
-
-def _panel(axes: Any, table: Table, index: int, joined: bool) -> None:
-    rows = [row for row in table.rows if not row.baseline]
-    means = [row.cells[index].mean for row in rows]
-    axes.set_xticks(range(len(rows)), [_wrapped(row) for row in rows], fontsize=7.5)
-    axes.set_xlim(-0.6, len(rows) - 0.4)
-    axes.tick_params(axis="y", labelsize=7.5, color=MIDDLE)
-    axes.tick_params(axis="x", length=0)
-    drawn = [(x, m) for x, m in enumerate(means) if m is not None]
-    if joined:
-        axes.plot([x for x, _ in drawn], [PERCENT * m for _, m in drawn], color=BLUE, zorder=2)
-    for x, mean in drawn:
-        cell = rows[x].cells[index]
-        runs = [PERCENT * value for value in cell.values]
-        axes.errorbar(
-            [x], [PERCENT * mean], yerr=[PERCENT * (cell.sd or 0)],
-            fmt="o", color=BLUE, ecolor=DARK, capsize=3, markersize=6, zorder=3,
-        )  # fmt: skip
-        if len(runs) > 1:
-            axes.plot(
-                [x + 0.18] * len(runs), runs, "o", mfc="none", mec=MIDDLE, markersize=3.5, zorder=3
-            )
-        axes.text(
-            x, 0.985, f"{PERCENT * mean:.2f}", transform=axes.get_xaxis_transform(),
-            ha="center", va="top", fontsize=7.5,
-        )  # fmt: skip
-    baselines = {
-        row.name: m
-        for row in table.rows
-        if row.baseline and (m := row.cells[index].mean) is not None
-    }
-    if baselines:
-        name, value = max(baselines.items(), key=lambda item: item[1])
-        axes.axhline(PERCENT * value, color=MIDDLE, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
-        axes.text(
-            0.5, 1.01, f"dashed: {name} {PERCENT * value:.2f}", transform=axes.transAxes,
-            ha="center", va="bottom", fontsize=7, color=MIDDLE,
-        )  # fmt: skip
-    if not drawn and not baselines:
-        axes.set_yticks([])
-    axes.margins(y=0.28)
-    for x, row in enumerate(rows):
-        if row.cells[index].state == "pending":
-            axes.axvspan(x - 0.38, x + 0.38, facecolor="none", edgecolor=LIGHT, hatch="///", lw=0)
-            axes.text(
-                x, 0.5, "pending", rotation=90, ha="center", va="center", fontsize=8, color=MIDDLE,
-                transform=axes.get_xaxis_transform(),
-                bbox={"facecolor": "white", "lw": 0, "pad": 2},
-            )  # fmt: skip
-
-
-def _wrapped(row: Row) -> str:
-    return "\n".join(textwrap.wrap(row.name, 9))

@@ -32,8 +32,8 @@ ROWS = METHODS | {f"{entry}-shuffled": f"{name}, pairs shuffled" for entry, name
 class Measure:
     """One number of a run and the column that prints it.
 
-    `key`, `group` and `heading` are patterns: {dataset} (the one that is read), {entry} (the reading
-    of it), {name} and {percent} are filled in.
+    `key`, `group` and `heading` are patterns: {dataset} (the one that is read), {entry} (how it is
+    read), {name} and {percent} are filled in.
     `metric` is the number's key among a record's metrics; `sampled` says whether records hold
     bootstrap replicates of it, as they do of whatever is a mean over test images.
     """

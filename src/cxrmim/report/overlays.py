@@ -9,42 +9,54 @@ from matplotlib.figure import Figure
 from cxrmim.report import charts
 from cxrmim.report.pairs import STRATEGIES, Guide, Pair
 
-PANEL, GAP, LEFT, TOP, LEGEND, TEXT_LINE = 1.5, 0.08, 0.12, 0.62, 0.62, 0.17  # inches
-FONT = 8
+GAP, LEFT, HEAD, LEGEND, TEXT_LINE = 0.07, 0.08, 0.22, 0.5, 0.145  # inches
+PANEL = (charts.DOUBLE - 2 * LEFT - 4 * GAP) / 5
+FONT = 7.0
 WORDS_GAP = 0.05  # inches between words
 SHADE, COLOURS = "#CFE3F2", "inferno"
 
 
 def draw(pairs: list[Pair]) -> Figure:
     """A row a pair: image, then attention and mask of KWM and of SDM; the report's words below."""
-    width = 2 * LEFT + 5 * PANEL + 4 * GAP
+    width = charts.DOUBLE
     texts = [_broken(pair, width - 2 * LEFT) for pair in pairs]
-    heights = [PANEL + 0.1 + TEXT_LINE * len(lines) + 0.18 for lines in texts]
-    height = TOP + sum(heights) + LEGEND
-    out = charts.figure(width, height)
+    heights = [PANEL + 0.08 + TEXT_LINE * len(lines) + 0.14 for lines in texts]
+    y = sum(heights) + LEGEND
+    out = charts.figure(width, charts.top(width) + HEAD + y)
+    height = out.get_figheight()
     heads = ["Image", *(f"{n}: {w}" for n in STRATEGIES.values() for w in ("attention", "mask"))]
     for column, head in enumerate(heads):
         x = LEFT + column * (PANEL + GAP) + PANEL / 2
-        out.text(x / width, 1 - (TOP - 0.08) / height, head, ha="center", va="bottom", fontsize=9)
-    y = height - TOP
+        out.text(
+            x / width, (y + 0.05) / height, head, ha="center", va="bottom", fontsize=charts.HEAD
+        )
     for pair, lines, step in zip(pairs, texts, heights, strict=True):
-        for column, (image, scale) in enumerate(_panels(pair)):
-            box = (
-                (LEFT + column * (PANEL + GAP)) / width,
-                (y - PANEL) / height,
-                PANEL / width,
-                PANEL / height,
-            )
-            axes = out.add_axes(box)
+        for column, (image, scale, guide) in enumerate(_panels(pair)):
+            place = (LEFT + column * (PANEL + GAP), y - PANEL, PANEL, PANEL)
+            axes = charts.panel(out, *place)
             axes.imshow(image, interpolation="none", **scale)
-            axes.set_xticks([])
-            axes.set_yticks([])
-            for spine in axes.spines.values():
-                spine.set_visible(False)
-        _write(out, lines, pair, y - PANEL - 0.1)
+            axes.set_axis_off()
+            if guide is not None:
+                _outline(axes, guide, image.shape[0])
+        _write(out, lines, pair, y - PANEL - 0.08)
         y -= step
     _legend(out, width, height)
     return out
+
+
+def _outline(axes: Any, guide: Guide, side: int) -> None:
+    """A white line round the masked patches: black alone is lost on a radiograph's dark rim."""
+    from matplotlib.collections import LineCollection
+
+    held = np.pad(guide.masked, 1)
+    edges = []
+    for row, column in np.argwhere(held[:, 1:] != held[:, :-1]):
+        edges.append([(column, row - 1), (column, row)])
+    for row, column in np.argwhere(held[1:] != held[:-1]):
+        edges.append([(column - 1, row), (column, row)])
+    patch = side / len(guide.masked)
+    scaled = [[(x * patch - 0.5, y * patch - 0.5) for x, y in edge] for edge in edges]
+    axes.add_collection(LineCollection(scaled, colors="white", linewidths=0.9, capstyle="round"))
 
 
 def overlay(image: npt.NDArray[np.uint8], guide: Guide) -> npt.NDArray[np.float64]:
@@ -55,7 +67,7 @@ def overlay(image: npt.NDArray[np.uint8], guide: Guide) -> npt.NDArray[np.float6
     share = (guide.attention - guide.attention.min()) / (span if span > 0 else 1.0)
     colour = colormaps[COLOURS](_enlarged(share, image.shape[0]))[..., :3]
     grey = np.repeat(image[..., None] / 255.0, 3, axis=-1)
-    return np.asarray(0.45 * grey + 0.55 * colour, dtype=np.float64)
+    return np.asarray(0.35 * grey + 0.65 * colour, dtype=np.float64)
 
 
 def blackened(image: npt.NDArray[np.uint8], guide: Guide) -> npt.NDArray[np.float64]:
@@ -70,12 +82,17 @@ def _enlarged(patches: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
     return patches[np.ix_(index, index)]
 
 
-def _panels(pair: Pair) -> list[tuple[npt.NDArray[Any], dict[str, Any]]]:
+def _panels(pair: Pair) -> list[tuple[npt.NDArray[Any], dict[str, Any], Guide | None]]:
+    """Pixels of each panel, how they are shown, and whose masked patches are outlined."""
     grey: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 1}
-    out: list[tuple[npt.NDArray[Any], dict[str, Any]]] = [(pair.image / 255.0, grey)]
+    out: list[tuple[npt.NDArray[Any], dict[str, Any], Guide | None]]
+    out = [(pair.image / 255.0, grey, None)]
     for key in STRATEGIES:
         guide = pair.guides[key]
-        out += [(overlay(pair.image, guide), {}), (blackened(pair.image, guide), grey)]
+        out += [
+            (overlay(pair.image, guide), {}, guide),
+            (blackened(pair.image, guide), grey, guide),
+        ]
     return out
 
 
@@ -124,9 +141,9 @@ def _word(
     width, height = out.get_size_inches()
     x, y = at
     if chosen:
-        low = y - 0.045 / height
+        low = y - 0.04 / height
         box = Rectangle(
-            (x - 0.02 / width, low), (step + 0.005) / width, 0.16 / height, lw=0, fc=SHADE
+            (x - 0.02 / width, low), (step + 0.005) / width, 0.135 / height, lw=0, fc=SHADE
         )
         out.add_artist(box)
     out.text(x, y, word, fontsize=FONT, fontweight="bold" if mesh else "normal", va="baseline")
@@ -138,16 +155,18 @@ def _word(
 def _legend(out: Figure, width: float, height: float) -> None:
     from matplotlib.cm import ScalarMappable
 
-    y = 0.36 / height
-    _word(out, "word", (LEFT / width, y), 0.38, True, False)
-    out.text((LEFT + 0.42) / width, y, "MeSH word (guides KWM)", fontsize=FONT)
-    _word(out, "word", (2.3 / width, y), 0.36, False, True)
-    out.text(2.72 / width, y, "chosen sentence (guides SDM)", fontsize=FONT)
-    out.text(LEFT / width, 0.14 / height, "Black patches are masked.", fontsize=FONT)
-    axes = out.add_axes((5.55 / width, 0.36 / height, 1.4 / width, 0.1 / height))
+    y = 0.3 / height
+    _word(out, "word", (LEFT / width, y), _inches("word", True) + WORDS_GAP, True, False)
+    out.text((LEFT + 0.38) / width, y, "MeSH word (guides KWM)", fontsize=FONT)
+    _word(out, "word", (2.1 / width, y), _inches("word", False) + WORDS_GAP, False, True)
+    out.text(2.46 / width, y, "chosen sentence (guides SDM)", fontsize=FONT)
+    said = "Black, and within the white outlines of the attention: masked patches."
+    out.text(LEFT / width, 0.1 / height, said, fontsize=FONT)
+    axes = charts.panel(out, 5.1, 0.3, 1.2, 0.09)
     bar = out.colorbar(ScalarMappable(cmap=COLOURS), cax=axes, orientation="horizontal")
     bar.set_ticks([])
     bar.outline.set_visible(False)
-    out.text(5.5 / width, y, "low", fontsize=FONT, ha="right")
-    out.text(7.0 / width, y, "high", fontsize=FONT)
-    out.text(6.25 / width, 0.14 / height, "attention, each map by itself", fontsize=7, ha="center")
+    out.text(5.05 / width, y, "low", fontsize=FONT, ha="right")
+    out.text(6.35 / width, y, "high", fontsize=FONT)
+    said = "attention, each map by itself"
+    out.text(5.7 / width, 0.1 / height, said, fontsize=FONT, ha="center")

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cxrmim import grid
+from cxrmim import grid, record
 from cxrmim.errors import CheckError
 from cxrmim.grid import Run
 from cxrmim.params import Params
+from cxrmim.paths import Paths
 from cxrmim.report.records import Records
 
 STRATEGIES = {"kwm": "KWM", "sdm": "SDM"}
@@ -72,6 +73,24 @@ def read(params: Params, block: str, records: Records) -> list[Pair]:
             f"downstream/{run.id}: details.pairs cannot be read ({type(error).__name__}: {error}); "
             f"restore the record with git or run `snakemake --cores all`"
         ) from None
+
+
+def stored(params: Params, block: str) -> list[Pair]:
+    """Pairs of a block from its predictions on disk, credentialed ones too: see `report.local`.
+
+    Raises:
+        CheckError: the predictions are not on this machine, or not those of their record.
+    """
+    import pandas as pd
+
+    from cxrmim.downstream.tasks import attend
+
+    run, paths = run_of(params, block), Paths(params.scale)
+    tree = record.read(paths.record("downstream", run.id))
+    record.verify(tree, "predictions")
+    side, grid_side = int(tree["details"]["side"]), int(tree["details"]["grid"])
+    held = attend.shown(pd.read_parquet(paths.prediction(run.id)))
+    return [_pair(pair, side, grid_side) for pair in held]
 
 
 def _pair(tree: dict[str, Any], side: int, grid_side: int) -> Pair:

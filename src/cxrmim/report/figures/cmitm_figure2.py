@@ -2,18 +2,19 @@
 
 from typing import TYPE_CHECKING
 
-from cxrmim.params import Params
-from cxrmim.report import cells
 from cxrmim.report.layout import Layout, Measure
-from cxrmim.report.records import Records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from cxrmim.report.book import Book
+
 LAYOUT = Layout(
     title="CMITM Figure 2",
     caption="CMITM without masked image-text modelling (MITM) or without cross-modal contrastive "
-    "learning (CCL), fine-tuned with 1% of the training data: RSNA AUC, COVIDx accuracy (x100).",
+    "learning (CCL), fine-tuned with 1% of the training data: RSNA AUC, COVIDx accuracy (x100). "
+    "Hollow diamonds: rows of the paper's Table 2; that its figure shows the same runs is "
+    "presumed, as it prints no numbers.",
     measures=(Measure("{dataset}", "", "{name}"),),
     datasets={"rsna": "RSNA (AUC)", "covidx": "COVIDx (accuracy)"},
     names={"cmitm": "CMITM", "cmitm-nomitm": "without MITM", "cmitm-s1": "without CCL"},
@@ -21,8 +22,9 @@ LAYOUT = Layout(
 )
 
 
-def draw(params: Params, records: Records) -> "Figure":
+def draw(book: "Book") -> "Figure":
     """One panel a dataset, one position a variant."""
-    from cxrmim.report import charts
+    from cxrmim.report import charts, charts_cells
 
-    return charts.points(cells.build(params, "cmitm_figure2", LAYOUT, records))
+    table = book.table("cmitm_figure2")
+    return charts_cells.points(table, book.params, charts.SINGLE)

@@ -2,18 +2,19 @@
 
 from typing import TYPE_CHECKING
 
-from cxrmim.params import Params
-from cxrmim.report import cells
 from cxrmim.report.layout import Layout, Measure
-from cxrmim.report.records import Records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from cxrmim.report.book import Book
+
 LAYOUT = Layout(
     title="CMITM Figure 3",
     caption="Masking ratio of the images in CMITM's contrastive stage, fine-tuned with 1% of the "
-    "training data: RSNA AUC, COVIDx accuracy (x100).",
+    "training data: RSNA AUC, COVIDx accuracy (x100). "
+    "Hollow diamonds: rows of the paper's Table 2; that its figure shows the same runs is "
+    "presumed, as it prints no numbers.",
     measures=(Measure("{dataset}", "", "{name}"),),
     datasets={"rsna": "RSNA (AUC)", "covidx": "COVIDx (accuracy)"},
     names=dict.fromkeys(("cmitm-nomask", "cmitm-r25", "cmitm-r50", "cmitm"), "{ratio:.0%}"),
@@ -21,9 +22,9 @@ LAYOUT = Layout(
 )
 
 
-def draw(params: Params, records: Records) -> "Figure":
+def draw(book: "Book") -> "Figure":
     """One panel a dataset, one position a ratio."""
-    from cxrmim.report import charts
+    from cxrmim.report import charts, charts_cells
 
-    table = cells.build(params, "cmitm_figure3", LAYOUT, records)
-    return charts.points(table, axis="masking ratio", joined=True)
+    table = book.table("cmitm_figure3")
+    return charts_cells.points(table, book.params, charts.SINGLE, axis="masking ratio", joined=True)

@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-from cxrmim.params import Params
 from cxrmim.report.layout import Layout, Measure
-from cxrmim.report.records import Records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from cxrmim.report.book import Book
 
 NAME = "medim_figure2"
 LAYOUT = Layout(
@@ -20,22 +20,29 @@ LAYOUT = Layout(
 HEADER = ("pair", "strategy", "patch_row", "patch_column", "attention", "masked")
 
 
-def draw(params: Params, records: Records) -> "Figure":
+def draw(book: "Book") -> "Figure":
     """A row a pair; one panel that says why if there is nothing to draw."""
     from cxrmim.report import charts, overlays, pairs
 
-    reason = pairs.obstacle(params, NAME)
+    reason = pairs.obstacle(book.params, NAME)
     if reason is not None:
         return charts.notice(f"Pending: {reason}")
-    return overlays.draw(pairs.read(params, NAME, records))
+    return overlays.draw(pairs.read(book.params, NAME, book.records))
 
 
-def data(params: Params, records: Records) -> list[tuple[str, ...]]:
+def draw_local(book: "Book") -> "Figure":
+    """The same from the predictions on disk, also of credentialed pairs: for the user alone."""
+    from cxrmim.report import overlays, pairs
+
+    return overlays.draw(pairs.stored(book.params, NAME))
+
+
+def data(book: "Book") -> list[tuple[str, ...]]:
     """Rows of the csv: one a patch of each map; attention is that of the record."""
     from cxrmim.report import pairs
 
     lines: list[tuple[str, ...]] = [HEADER]
-    for number, pair in enumerate(pairs.read(params, NAME, records), start=1):
+    for number, pair in enumerate(pairs.read(book.params, NAME, book.records), start=1):
         for key, guide in pair.guides.items():
             for (row, column), attention in zip(
                 [(r, c) for r in range(len(guide.attention)) for c in range(len(guide.attention))],

@@ -4,8 +4,8 @@ from cxrmim.report.layout import Layout, Measure
 
 LAYOUT = Layout(
     title="MedIM, both protocols",
-    caption="MedIM as the paper and as the released code have it, with 10% of the labels. Rows: how "
-    "the weights were trained, on which split of MIMIC-CXR. Columns: how they were tested. The "
+    caption="MedIM as the paper and as the released code have it, with 10% of the labels. Rows: "
+    "how the weights were trained, on which split of MIMIC-CXR. Columns: how they were tested. The "
     "released tests use the released splits (COVIDx by image, SIIM by table row: both leak) and "
     "new views of the training images in every epoch of a probe. CheXpert mAUC, COVIDx accuracy, "
     "SIIM Dice (x100). Columns of two splits have different test images.",
