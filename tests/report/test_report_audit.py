@@ -7,6 +7,7 @@ import io
 import json
 
 import pytest
+from chained import complete
 
 from cxrmim import grid
 from cxrmim.errors import CheckError
@@ -78,6 +79,7 @@ def test_csv_has_every_count_once(make) -> None:
 
 def test_markdown_and_page_show_it_and_say_what_data_it_is(make) -> None:
     world = make()
+    complete(world)
     build.build_tables(world.params)
     build.build_figures(world.params)
     build.build_page(world.params)

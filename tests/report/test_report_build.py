@@ -6,16 +6,16 @@ import json
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from chained import complete
 from fabricated import attend_details
 
 from cxrmim import cli
 from cxrmim.errors import CheckError
 from cxrmim.report import __main__ as command
-from cxrmim.report import build, cells, render
+from cxrmim.report import build, render
 from cxrmim.report.outputs import PARTS, blocks, outputs
 
 SCALES = ["demo", "trend"]
@@ -23,7 +23,9 @@ REAL = {"scales": {"demo": {"manifest": {"source": "real"}}}}
 HOSTILE = "50% of A_B & <b>$x$</b> #1 {y} ~ ^ \\end"
 
 
-def run_all(params) -> dict[Path, bytes]:
+def run_all(world) -> dict[Path, bytes]:
+    params = world.params
+    complete(world)
     build.build_tables(params)
     build.build_figures(params)
     build.build_page(params)
@@ -33,16 +35,16 @@ def run_all(params) -> dict[Path, bytes]:
 @pytest.mark.parametrize("scale", SCALES)
 def test_outputs_are_complete_and_byte_identical_on_rebuild(make, scale) -> None:
     world = make(scale)
-    first = run_all(world.params)
-    made = {p for d in ("tables", "figures", "report") for p in (world.paths.results / d).glob("*")}
-    assert made == set(first)
-    assert run_all(world.params) == first
+    first = run_all(world)
+    folders = [world.paths.results / name for name in ("tables", "figures", "report")]
+    assert {p for folder in folders for p in folder.rglob("*") if p.is_file()} == set(first)
+    assert run_all(world) == first
     assert all(c.endswith(b"\n") for p, c in first.items() if p.suffix not in (".png", ".svg"))
 
 
 def test_bytes_do_not_depend_on_the_process(make) -> None:
     world = make()
-    first = run_all(world.params)
+    first = run_all(world)
     code = (
         "import sys, os; sys.path.insert(0, sys.argv[1]); import fabricated;"
         "from cxrmim import grid, params; grid.pending = fabricated.pending;"
@@ -57,7 +59,7 @@ def test_bytes_do_not_depend_on_the_process(make) -> None:
 def test_banner_is_there_if_and_only_if_phantom(make) -> None:
     for over, phantom in (({}, True), (REAL, False)):
         world = make(over=over)
-        for path, content in run_all(world.params).items():
+        for path, content in run_all(world).items():
             if path.suffix in (".md", ".tex", ".html"):
                 assert (b"PHANTOM DATA" in content) == phantom, path
                 assert (b"Real data" in content) != phantom, path
@@ -71,7 +73,7 @@ STAND_IN = "ImageNet (stand-in: generated shapes)"
 def test_a_stand_in_is_named_wherever_its_row_is_printed(make) -> None:
     rows = {"medim_figure3_left": {"rows": ["imagenet", "medim"]}}
     world = make(over={"grid": rows})
-    run_all(world.params)
+    run_all(world)
     printed = {"medim_table1": STAND_IN, "cmitm_table1": STAND_IN.replace("Net ", "Net init ")}
     for name, text in printed.items():
         assert f"| {text} |" in world.paths.table(name, "md").read_text()
@@ -84,7 +86,6 @@ def test_a_stand_in_is_named_wherever_its_row_is_printed(make) -> None:
     page = (world.paths.report / "index.html").read_text()
     for text in printed.values():
         assert f'scope="row">{text}</th>' in page
-    assert re.search(rf'alt="[^"]*{re.escape(STAND_IN)}', page)  # of the figure
     drawn = world.paths.figure("medim_figure3_left", "svg").read_text()
     comments = re.findall(r"<!-- (.*?) -->", drawn)  # matplotlib names each line it draws
     assert "ImageNet (stand- in: generated shapes)" in " ".join(comments)
@@ -105,12 +106,13 @@ def test_real_weights_have_no_mark(make) -> None:
     none = {"stand_in": None}
     world = make(over={"scales": {"demo": {"pretrain": {"methods": {"imagenet": none}}}}})
     assert not any(
-        b"stand-in" in content for p, content in run_all(world.params).items() if p.suffix != ".csv"
+        b"stand-in" in content for p, content in run_all(world).items() if p.suffix != ".csv"
     )
 
 
 def test_real_pairs_are_never_drawn(make) -> None:
     world = make(over=REAL)
+    complete(world)
     build.build_figures(world.params)
     build.build_page(world.params)
     assert world.paths.figure("medim_figure2", "csv").read_text().count("\n") == 1
@@ -143,10 +145,10 @@ def test_csv_is_tidy_and_agrees_with_summary(make) -> None:
 
 def test_edited_metric_changes_table_and_summary(make) -> None:
     world = make()
-    first = run_all(world.params)
+    first = run_all(world)
     run = world.cell_runs("medim_table1", "mgca", "chexpert", 10)[0]
     world.write(run, {"value": 0.123})
-    changed = {p.name for p, content in run_all(world.params).items() if content != first[p]}
+    changed = {p.name for p, content in run_all(world).items() if content != first[p]}
     assert {"medim_table1.csv", "medim_table1.md", "medim_table1.tex", "summary.json"} <= changed
     assert "index.html" in changed
     assert "cmitm_table1.csv" not in changed
@@ -178,52 +180,6 @@ def test_markdown_rows_have_one_width(make) -> None:
         widths = {len(re.split(r"(?<!\\)\|", x)) for x in text.splitlines() if x.startswith("|")}
         assert len(widths) == 1
         assert "pending" in text or name == "medim_table2"
-
-
-class Reader(HTMLParser):
-    """Checks that tags nest, and keeps them and the links."""
-
-    VOID = {"meta", "img", "link", "br"}
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stack: list[str] = []
-        self.tags: set[str] = set()
-        self.links: list[str] = []
-        self.ids: set[str] = set()
-
-    def handle_starttag(self, tag, attrs) -> None:
-        self.tags.add(tag)
-        for key, value in attrs:
-            if key in ("src", "href"):
-                self.links.append(value)
-            if key == "id":
-                self.ids.add(value)
-        if tag not in self.VOID:
-            self.stack.append(tag)
-
-    def handle_endtag(self, tag) -> None:
-        assert self.stack.pop() == tag
-
-
-def test_page_is_whole_local_and_escapes_hostile_words(make) -> None:
-    world = make()
-    run_all(world.params)
-    page = world.paths.report / "index.html"
-    text = page.read_text()
-    reader = Reader()
-    reader.feed(text)
-    assert reader.stack == []
-    assert "script" not in reader.tags
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
-    for link in reader.links:
-        if link.startswith("#"):
-            assert link[1:] in reader.ids
-        else:
-            assert (page.parent / link).is_file(), link
-    assert "dataset covidx has no reader yet" in text
-    example = re.search(r"cxrmim trace (\S+)</pre>", text)[1]
-    assert cells.find(world.params, example).state == "measured"
 
 
 def test_figure_csv_holds_what_is_drawn(make) -> None:
@@ -261,6 +217,9 @@ def test_outputs_need_no_heavy_import() -> None:
 @pytest.mark.parametrize("part", PARTS)
 def test_command_builds_a_part(make, part) -> None:
     world = make()
+    if part == "page":  # which shows the figures' drawings
+        complete(world)
+        build.build_figures(world.params)
     assert command.main(["--part", part]) == 0
     assert all(path.is_file() for path in outputs(world.params)[part])
 

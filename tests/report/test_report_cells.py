@@ -151,7 +151,7 @@ def test_rows_follow_the_paper(make) -> None:
 @pytest.mark.parametrize(("scale", "full"), [("demo", "60%"), ("paper", "75%")])
 def test_a_ratio_is_that_of_the_scale(make, scale, full) -> None:
     params = make(scale, fill=False).params
-    table = cells._plan(params, "cmitm_figure3", cells.layout_of("cmitm_figure3"))
+    table = cells.laid_out(params, "cmitm_figure3", cells.layout_of("cmitm_figure3"))
     names = {row.entry: row.name for row in table.rows if not row.baseline}
     assert names == {
         "cmitm-nomask": "0%", "cmitm-r25": "25%", "cmitm-r50": "50%", "cmitm": full
@@ -245,7 +245,7 @@ def test_only_imagenet_has_a_stand_in(make, scale) -> None:
 def test_every_row_of_the_trend_has_a_name(make) -> None:
     world = make("trend", fill=False)
     for name in ("trend", "trend_retrieval", "trend_cost"):
-        plan = cells._plan(world.params, name, cells.layout_of(name))
+        plan = cells.laid_out(world.params, name, cells.layout_of(name))
         assert all(row.name != row.entry for row in plan.rows)
         assert len({row.name for row in plan.rows}) == len(plan.rows)
 

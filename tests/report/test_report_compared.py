@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from chained import complete
 from scipy.stats import t
 
 from cxrmim import grid
@@ -84,6 +85,7 @@ def test_the_files_say_the_same(small) -> None:
     assert (cell["ours_mean"], cell["ci_low"], cell["ci_high"]) == ("83.00", "81.15", "84.85")
     leaf = json.loads(small.paths.summary.read_text())["cells"][f"medim_table1:mgca:{COLUMN}"]
     assert (leaf["ci_low"], leaf["ci_high"]) == pytest.approx((0.8115, 0.8485))
+    complete(small)
     build.build_figures(small.params)
     build.build_page(small.params)
     page = (small.paths.report / "index.html").read_text()

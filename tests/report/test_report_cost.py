@@ -5,6 +5,7 @@ import io
 
 import fabricated
 import pytest
+from chained import complete
 
 from cxrmim.errors import CheckError, ParamsError
 from cxrmim.report import build, cells, cost
@@ -72,6 +73,7 @@ def test_the_cost_is_that_of_the_whole_chain(world) -> None:
 
 
 def test_files_agree_and_mark_what_fails(world) -> None:
+    complete(world)
     build.build_tables(world.params)
     build.build_page(world.params)
     text = world.paths.table(BLOCK, "csv").read_text()

@@ -1,4 +1,4 @@
-"""Build the tables, the figures and the page of a scale from its records."""
+"""Build the tables, the figures and the site of a scale from its records."""
 
 from pathlib import Path
 
@@ -6,45 +6,23 @@ from cxrmim import plugins
 from cxrmim.params import Params
 from cxrmim.paths import Paths, atomic
 from cxrmim.record import Tree, canonical
-from cxrmim.report import audit, cells, cost, outputs, render, statistics
+from cxrmim.report import audit, cells, claims, cost, ledger, outputs, render, statistics
+from cxrmim.report.book import Book
 from cxrmim.report.cells import Table
-from cxrmim.report.outputs import AUDIT, blocks, page
-from cxrmim.report.records import Records
+
+Files = dict[Path, bytes]
 
 
 def build_tables(params: Params) -> None:
     """Write every table as csv, Markdown and LaTeX, and their cells as one summary.json.
 
-    Beside them stand the paired comparisons of their rows, and of those of the figures that show
-    cells. Nothing is written unless every table can be.
+    Beside them stand the paired comparisons of their rows and of those of the figures that show
+    cells, the data audit, the claims and the ledger. Nothing is written unless everything can be.
 
     Raises:
         CheckError: a run that could be made, or a dataset, has no usable record.
     """
-    paths = Paths(params.scale)
-    records = Records(params)
-    tables, audited = all_tables(params, records), audit.lines(params)
-    drawn = [
-        cells.build(params, name, cells.layout_of(name), records)
-        for name in outputs.compared(params)
-        if name not in {table.id for table in tables}
-    ]
-    compared = {table.id: statistics.lines(table) for table in [*tables, *drawn]}
-    costs = {name: cost.lines(params, name, records) for name in cost.tables(params)}
-    for table in tables:
-        _write(paths.table(table.id, "csv"), render.to_csv(table).encode())
-        _write(paths.table(table.id, "md"), render.to_markdown(table, params).encode())
-        _write(paths.table(table.id, "tex"), render.to_latex(table, params).encode())
-    for name, pairs in compared.items():
-        _write(outputs.pairs(paths, name), render.csv_text(pairs).encode())
-    for name, lines in costs.items():
-        layout = cells.layout_of(name)
-        _write(paths.table(name, "csv"), cost.to_csv(name, lines).encode())
-        _write(paths.table(name, "md"), cost.to_markdown(layout, lines, params).encode())
-        _write(paths.table(name, "tex"), cost.to_latex(name, layout, lines, params).encode())
-    _write(paths.table(AUDIT, "csv"), audit.to_csv(audited).encode())
-    _write(paths.table(AUDIT, "md"), audit.to_markdown(audited, params).encode())
-    _write(paths.summary, canonical(summary(tables)))
+    _write(tables(Book(params)))
 
 
 def build_figures(params: Params) -> None:
@@ -55,43 +33,93 @@ def build_figures(params: Params) -> None:
     """
     from cxrmim.report import charts
 
-    paths, records = Paths(params.scale), Records(params)
-    for name in blocks(params, "figure"):
-        module = plugins.load("figure", name)
-        if hasattr(module, "data"):
-            text = render.csv_text(module.data(params, records))
-        else:
-            text = render.to_csv(cells.build(params, name, module.LAYOUT, records))
+    paths, book = Paths(params.scale), Book(params)
+    shown = figures(book)
+    for name in outputs.figures(params):
         with charts.style(params):
-            figure = module.draw(params, records)
+            figure = plugins.load("figure", name).draw(book)
             charts.label(figure, render.banner(params))
             for suffix in ("svg", "png"):
                 with atomic(paths.figure(name, suffix)) as temporary:
                     charts.save(figure, temporary)
-        _write(paths.figure(name, "csv"), text.encode())
+    _write(shown)
 
 
 def build_page(params: Params) -> None:
-    """Write the static page that shows the tables and figures.
+    """Write the static site that shows the tables and figures.
 
     Raises:
         CheckError: a run that could be made has no usable record.
     """
-    from cxrmim.report import site
-
-    records = Records(params)
-    text = site.render_page(params, all_tables(params, records), records)
-    _write(page(Paths(params.scale)), text.encode())
+    _write(site(Book(params)))
 
 
-def all_tables(params: Params, records: Records) -> list[Table]:
-    """Every table of the grid that has a plug-in and prints its cells, filled in."""
-    others = cost.tables(params)
-    return [
-        cells.build(params, name, cells.layout_of(name), records)
-        for name in blocks(params, "table")
-        if name not in others
-    ]
+def contents(params: Params) -> Files:
+    """Every text file of the report as it should be; the pictures alone are left out.
+
+    Raises:
+        CheckError: a run that could be made, or a dataset, has no usable record.
+    """
+    book = Book(params)
+    return tables(book) | figures(book) | site(book)
+
+
+def tables(book: Book) -> Files:
+    """The files of `build_tables`."""
+    params, paths = book.params, Paths(book.params.scale)
+    out: Files = {}
+
+    def put(name: str, **texts: str) -> None:
+        for suffix, text in texts.items():
+            out[paths.table(name, suffix)] = text.encode()
+
+    for table in book.tables:
+        put(
+            table.id,
+            csv=render.to_csv(table),
+            md=render.to_markdown(table, params),
+            tex=render.to_latex(table, params),
+        )
+    for name in book.known:
+        pairs = render.csv_text(statistics.lines(book.table(name)))
+        out[outputs.pairs(paths, name)] = pairs.encode()
+    for name in cost.tables(params):
+        layout, lines = cells.layout_of(name), cost.lines(params, name, book.records)
+        put(
+            name,
+            csv=cost.to_csv(name, lines),
+            md=cost.to_markdown(layout, lines, params),
+            tex=cost.to_latex(name, layout, lines, params),
+        )
+    audited, judged, differing = audit.lines(params), claims.evaluate(book), ledger.rows(book)
+    put(outputs.AUDIT, csv=audit.to_csv(audited), md=audit.to_markdown(audited, params))
+    put(outputs.CLAIMS, csv=claims.to_csv(judged), md=claims.to_markdown(judged, params))
+    put(outputs.LEDGER, csv=ledger.to_csv(differing), md=ledger.to_markdown(differing, params))
+    put(outputs.SLIPS, csv=claims.slips_to_csv(claims.slips()))
+    out[paths.summary] = canonical(summary(book.tables))
+    return out
+
+
+def figures(book: Book) -> Files:
+    """The data behind every figure."""
+    params, paths = book.params, Paths(book.params.scale)
+    out: Files = {}
+    for name in outputs.figures(params):
+        module = plugins.load("figure", name)
+        if hasattr(module, "data"):
+            text = render.csv_text(module.data(book))
+        else:
+            text = render.to_csv(book.table(name))
+        out[paths.figure(name, "csv")] = text.encode()
+    return out
+
+
+def site(book: Book) -> Files:
+    """The pages."""
+    from cxrmim.report import site as pages
+
+    folder = Paths(book.params.scale).report
+    return {folder / name: text.encode() for name, text in pages.pages(book).items()}
 
 
 def summary(tables: list[Table]) -> Tree:
@@ -114,6 +142,7 @@ def summary(tables: list[Table]) -> Tree:
     return {"cells": found}
 
 
-def _write(path: Path, content: bytes) -> None:
-    with atomic(path) as temporary:
-        temporary.write_bytes(content)
+def _write(files: Files) -> None:
+    for path, content in files.items():
+        with atomic(path) as temporary:
+            temporary.write_bytes(content)

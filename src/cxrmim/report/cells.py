@@ -152,7 +152,7 @@ def build(params: Params, block: str, layout: Layout, records: Records | None = 
             tested on the same images.
     """
     records = records or Records(params)
-    plan = _plan(params, block, layout)
+    plan = laid_out(params, block, layout)
     rows = tuple(replace(r, cells=tuple(_filled(c, records) for c in r.cells)) for r in plan.rows)
     for index, column in enumerate(plan.columns):
         if column.sampled:
@@ -191,9 +191,9 @@ def find(params: Params, address: str) -> Cell:
         )
     known = [*blocks(params, "table"), *blocks(params, "figure")]
     block = _match("table", parts[0], {name: [name] for name in known})
-    plan = _plan(params, block, layout_of(block))
-    entry = _match("row", parts[1], {r.entry: _row_names(r) for r in plan.rows}, block)
-    key = _match("column", parts[2], _column_names(plan.columns), block)
+    plan = laid_out(params, block, layout_of(block))
+    entry = _match("row", parts[1], {r.entry: row_names(r) for r in plan.rows}, block)
+    key = _match("column", parts[2], column_names(plan.columns), block)
     row = next(r for r in plan.rows if r.entry == entry)
     cell = next(c for c in row.cells if c.column.key == key)
     try:
@@ -214,7 +214,7 @@ def _suffix(said: str) -> str:
     return f" (stand-in: {said})" if said else ""
 
 
-def _plan(params: Params, block: str, layout: Layout) -> Table:
+def laid_out(params: Params, block: str, layout: Layout) -> Table:
     """The table with its cells' runs and pending reasons, nothing read yet."""
     wanted = params.grid[block]
     readers = {c.dataset: grid.reader(params, c.dataset) for c in wanted.cells}
@@ -262,13 +262,14 @@ def _filled(cell: Cell, records: Records) -> Cell:
     return replace(cell, values=values, replicates=drawn)
 
 
-def _row_names(row: Row) -> list[str]:
+def row_names(row: Row) -> list[str]:
+    """Names by which a row may be called, the entry first."""
     bare = row.entry.removeprefix(grid.BASELINE)
     short = row.name.removesuffix(_suffix(row.stand_in))
     return [row.entry, row.name, short, short.rstrip("*"), bare]
 
 
-def _column_names(columns: Sequence[Column]) -> dict[str, list[str]]:
+def column_names(columns: Sequence[Column]) -> dict[str, list[str]]:
     """Names of each column: key, full title, and its heading or group where no other has it."""
     out: dict[str, list[str]] = {}
     for column in columns:

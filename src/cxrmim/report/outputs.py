@@ -1,6 +1,7 @@
 """What the stop writes, known without importing pandas or matplotlib (the workflow asks here)."""
 
 from pathlib import Path
+from types import ModuleType
 
 from cxrmim import plugins
 from cxrmim.params import Params
@@ -8,13 +9,29 @@ from cxrmim.paths import Paths
 
 PARTS = ("tables", "figures", "page")
 TABLE_SUFFIXES = ("csv", "md", "tex")
-AUDIT, AUDIT_SUFFIXES = "data_audit", ("csv", "md")
+AUDIT, CLAIMS, LEDGER, SLIPS = "data_audit", "claims", "ledger", "slips"
+LISTS = {AUDIT: ("csv", "md"), CLAIMS: ("csv", "md"), LEDGER: ("csv", "md"), SLIPS: ("csv",)}
 FIGURE_SUFFIXES = ("svg", "png", "csv")
 
 
 def blocks(params: Params, kind: str) -> list[str]:
     """Blocks of the grid that have a plug-in of a kind (`table` or `figure`), in grid order."""
     return [name for name in params.grid if plugins.source(kind, name) is not None]
+
+
+def figures(params: Params) -> list[str]:
+    """Figures of the scale: blocks of the grid, then those that show other blocks' runs.
+
+    The latter name these blocks in `OF` (``*``: any), and are drawn where the grid has one.
+    """
+    named = blocks(params, "figure")
+    others = [name for name in plugins.names("figure") if name not in named]
+    return named + [name for name in others if _shown(params, plugins.load("figure", name))]
+
+
+def _shown(params: Params, module: ModuleType) -> bool:
+    needed = getattr(module, "OF", ())
+    return "*" in needed or any(name in params.grid for name in needed)
 
 
 def compared(params: Params) -> list[str]:
@@ -39,17 +56,14 @@ def pairs(paths: Paths, block: str) -> Path:
 
 def outputs(params: Params) -> dict[str, list[Path]]:
     """Every file of the report by part: tables, figures, page."""
+    from cxrmim.report import site  # which asks here for figures and blocks
+
     paths = Paths(params.scale)
     tables = [paths.table(t, s) for t in blocks(params, "table") for s in TABLE_SUFFIXES]
     tables += [pairs(paths, name) for name in compared(params)]
-    figures = [paths.figure(f, s) for f in blocks(params, "figure") for s in FIGURE_SUFFIXES]
+    lists = [paths.table(name, s) for name, suffixes in LISTS.items() for s in suffixes]
     return {
-        "tables": [*tables, *(paths.table(AUDIT, s) for s in AUDIT_SUFFIXES), paths.summary],
-        "figures": figures,
-        "page": [page(paths)],
+        "tables": [*tables, *lists, paths.summary],
+        "figures": [paths.figure(f, s) for f in figures(params) for s in FIGURE_SUFFIXES],
+        "page": [paths.report / name for name in site.names(params)],
     }
-
-
-def page(paths: Paths) -> Path:
-    """The static page."""
-    return paths.report / "index.html"
