@@ -34,6 +34,18 @@ def test_every_stop_has_help(repo, stop):
         assert option in out.stdout
 
 
+@pytest.mark.parametrize("audit", cli.AUDITS)
+def test_every_audit_has_help_and_work(audit, capsys):
+    """Every command that is listed does something, and every option says what."""
+    assert audit in cli.COMMANDS
+    with pytest.raises(SystemExit) as ended:
+        cli.main([audit, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for option in ("--params", "--scale", "--debug"):
+        assert option in text
+
+
 def test_grid_lists_everything(repo, paper):
     out = call("grid", "--scale", "paper", cwd=repo)
     assert out.returncode == 0

@@ -114,12 +114,14 @@ def test_code_hash_ignores_comments_and_sees_maths(tmp_path, monkeypatch):
         (folder / "toymaths.py").write_text(source)
         monkeypatch.syspath_prepend(str(folder))
         record.closure.cache_clear()
+        record._read.cache_clear()
         return record.closure(("toymaths",))
 
     plain = closure("def f(x):\n    return x + 1\n")
     assert closure('"""Doc."""\n# why\ndef f(x):\n    """Doc."""\n    return x + 1\n') == plain
     assert closure("def f(x):\n    return x + 2\n") != plain
     record.closure.cache_clear()
+    record._read.cache_clear()
 
 
 def test_closure_follows_imports_but_not_plumbing():

@@ -1,30 +1,30 @@
-"""Do records, params.yaml and artifacts agree? And the trace behind one printed number."""
+"""Do records, params.yaml, artifacts and the report agree?
 
+`faults` needs the git-tracked records alone, `artifact_faults` looks at what DVC has pulled,
+`recomputed_faults` measures the predictions again; `stale` compares the report with the records.
+docs/provenance.md tells which forgery each finds, and which none can.
+"""
+
+import hashlib
 import json
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from cxrmim import grid, record
 from cxrmim.errors import CheckError
-from cxrmim.params import Params
+from cxrmim.params import Params, fingerprint
 from cxrmim.paths import Paths
 
 Tree = dict[str, Any]
 State = Literal["ok", "not pulled", "BAD"]
 KINDS = ("phantom", "manifest", "shards", "pretrain", "downstream")
-
-
-@dataclass(frozen=True)
-class Link:
-    """One link of a chain of evidence."""
-
-    depth: int
-    what: str
-    state: State
-    note: str = ""
+BLOCKS = ("config", "details", "inputs", "metrics", "outputs", "parents")  # mappings of a record
+KEYS = {*BLOCKS, "code", "config_hash", "digest", "id", "kind", "scale", "schema", "seed", "source"}
+FILE_KEYS = {"bytes", "path", "sha256"}
+TOLD = {"commit", "cost", "dirty", "environment", "finished"}  # what circumstances must tell
 
 
 def faults(params: Params, kinds: tuple[str, ...] = KINDS) -> Iterator[str]:
@@ -39,7 +39,7 @@ def faults(params: Params, kinds: tuple[str, ...] = KINDS) -> Iterator[str]:
     """
     for kind, unit in grid.units(params):
         if kind in kinds:
-            yield from _record_faults(params, kind, unit)
+            yield from record_faults(params, kind, unit)
     if "downstream" in kinds:
         yield from _copies(params)
     for path in strays(params, kinds):
@@ -59,7 +59,7 @@ def _copies(params: Params) -> Iterator[str]:
             continue
         try:
             made = record.read(path)["outputs"]["predictions"]["sha256"]
-        except (CheckError, KeyError):  # told by `_record_faults`
+        except (CheckError, KeyError, TypeError):  # told by `record_faults`
             continue
         other = first.setdefault(made, run)
         if replace(other, seed=run.seed) != run:
@@ -78,53 +78,158 @@ def strays(params: Params, kinds: tuple[str, ...] = KINDS) -> list[Path]:
     return sorted(p for folder in folders for p in folder.rglob("*.json") if p not in known)
 
 
-def _record_faults(params: Params, kind: str, unit: str) -> Iterator[str]:
-    paths = Paths(params.scale)
-    path = paths.record(kind, unit)
+def record_faults(params: Params, kind: str, unit: str) -> Iterator[str]:
+    """What contradicts one record: its own seal, its place, params.yaml, the code, its parents."""
+    path = Paths(params.scale).record(kind, unit)
     try:
         tree = record.read(path)
     except CheckError as error:
         yield str(error)
         return
-    if record.seal(tree) != tree.get("digest"):
-        yield f"{path}: edited by hand: {_edited(path, tree)}; restore it with git or run it again"
+    misshapen = _misshapen(path, tree)
+    if misshapen:
+        yield f"{path}: {misshapen}; restore it with git or run it again"
         return
+    yield from _against_params(params, kind, unit, tree)
+    yield from _against_parents(params, kind, unit, tree)
+    yield from _circumstances(params, kind, unit)
+
+
+def _misshapen(path: Path, tree: Tree) -> str:
+    """Why a file cannot be what `record.write` left there; nothing if it can."""
+    try:
+        body = record.canonical({key: value for key, value in tree.items() if key != "digest"})
+    except ValueError:
+        return "holds a number that is not finite"
+    told = str(tree.get("digest"))
+    if hashlib.sha256(body).hexdigest() != told:
+        return f"edited by hand: {_edited(path, tree)}"
+    if path.read_bytes().replace(f' "digest": "{told}",\n'.encode(), b"", 1) != body:
+        return "not written as `record.write` does (order of keys, spaces or a key given twice)"
+    odd = sorted(KEYS ^ tree.keys())
+    if odd:
+        return f"{odd[0]}: {'unknown key' if odd[0] in tree else 'missing'}"
+    for block in BLOCKS:
+        if not isinstance(tree[block], dict):
+            return f"{block}: not a mapping"
+    for side in ("inputs", "outputs"):
+        for name, entry in tree[side].items():
+            if not isinstance(entry, dict) or not entry.keys() >= FILE_KEYS:
+                return f"{side}.{name}: must hold {', '.join(sorted(FILE_KEYS))}"
+    return ""
+
+
+def _against_params(params: Params, kind: str, unit: str, tree: Tree) -> Iterator[str]:
+    path = Paths(params.scale).record(kind, unit)
     wanted = grid.config(params, kind, unit)
-    for key, have, want in differences(tree["config"], wanted):
+    odd = list(differences(tree["config"], wanted))
+    for key, have, want in odd:
         yield (
             f"{path}: config.{key} = {have!r}, but params.yaml gives {want!r}; "
             f"run `snakemake --cores all`, or restore params.yaml"
         )
-    for key, have, want in (("kind", tree["kind"], kind), ("id", tree["id"], unit)):
-        if have != want:
-            yield f"{path}: {key} = {have!r}, but the file's place says {want!r}"
+    facts = {
+        "kind": kind,
+        "id": unit,
+        "scale": params.scale,
+        "source": params.manifest.source,
+        "seed": _seed(params, kind, unit),
+        "config_hash": fingerprint(tree["config"] if odd else wanted),
+    }
+    for key, want in facts.items():
+        if tree[key] != want:
+            yield f"{path}: {key} = {tree[key]!r}, but it must be {want!r}; run it again"
     if tree["code"] != record.code_hash(params, kind, unit):
         yield f"{path}: made by other code than this checkout's; run `snakemake --cores all`"
-    wanted_parents = {f"{k}/{u}": paths.record(k, u) for k, u in grid.parents(params, kind, unit)}
-    for name, parent in wanted_parents.items():
+    places = {name: entry["path"] for name, entry in tree["outputs"].items()}
+    for name, have, want in differences(places, _places(params, kind, unit, places)):
+        yield f"{path}: outputs.{name}.path = {have!r}, but its place is {want!r}; run it again"
+
+
+def _seed(params: Params, kind: str, unit: str) -> int | None:
+    """The seed that a unit's record must tell."""
+    if kind == "phantom":
+        return params.phantom.seed
+    if kind == "pretrain":
+        return grid.entry_of(unit).seed
+    return grid.Run.parse(unit).seed if kind == "downstream" else None
+
+
+def _places(params: Params, kind: str, unit: str, given: dict[str, str]) -> dict[str, str]:
+    """Where a unit's outputs lie, so that no two units claim one file."""
+    paths = Paths(params.scale)
+    if kind == "shards":
+        if unit in grid.audited(params):
+            return {}
+        folder = paths.shards(unit)
+        names = {name: Path(path).suffix for name, path in given.items()} or {"table": ".parquet"}
+        return {name: (folder / f"{name}{suffix}").as_posix() for name, suffix in names.items()}
+    name, place = {
+        "phantom": ("folder", paths.phantom),
+        "manifest": ("manifest", paths.manifest),
+        "pretrain": ("weights", paths.checkpoint),
+        "downstream": ("predictions", paths.prediction),
+    }[kind]
+    return {name: place(unit).as_posix()}
+
+
+def _against_parents(params: Params, kind: str, unit: str, tree: Tree) -> Iterator[str]:
+    """Faults of what a record says that it was made from."""
+    paths = Paths(params.scale)
+    path = paths.record(kind, unit)
+    wanted = {f"{k}/{u}": paths.record(k, u) for k, u in grid.parents(params, kind, unit)}
+    for name in sorted(tree["parents"].keys() - wanted.keys()):
+        yield f"{path}: parents.{name}: it is not made from that; run it again"
+    made: dict[str, str] = {}
+    for name, parent in wanted.items():
         if not parent.is_file():
             yield f"{path}: its parent record {parent} is missing; restore it with git"
-        elif tree["parents"].get(name) != record.sha256(parent):
+            continue
+        if tree["parents"].get(name) != record.sha256(parent):
             yield f"{path}: parents.{name} is not the sha256 of {parent}; run it again"
+        try:
+            outputs = record.read(parent)["outputs"].values()
+            made |= {entry["path"]: entry["sha256"] for entry in outputs}
+        except (CheckError, KeyError, TypeError, AttributeError):  # told of the parent itself
+            continue
+    inside = f"{paths.results.as_posix()}/"
+    for name, entry in tree["inputs"].items():
+        if entry["path"].startswith(inside) and made.get(entry["path"]) != entry["sha256"]:
+            yield f"{path}: inputs.{name} is no output of its parents' records; run it again"
+
+
+def _circumstances(params: Params, kind: str, unit: str) -> Iterator[str]:
+    path = Paths(params.scale).circumstances(kind, unit)
+    try:
+        missing = sorted(TOLD - record.read(path).keys())
+    except CheckError:
+        missing = ["the file"]
+    if missing:
+        yield (
+            f"{path}: {missing[0]} is missing or no JSON, so nothing tells which commit and "
+            f"environment made {kind}/{unit}; restore it with git"
+        )
 
 
 def _edited(path: Path, tree: Tree) -> str:
     """Which values of a record were edited, found against its newest sealed version in git."""
-    for revision in _revisions(path):
+    for revision in (_git("log", "--format=%H", "-n", "20", "--", path.as_posix()) or "").split():
         shown = _git("show", f"{revision}:./{path.as_posix()}")
         if shown is None:
             continue
         old = json.loads(shown)
         if record.seal(old) == old.get("digest"):
             changed = [
-                f"{key} = {have!r} (was {was!r})" for key, have, was in differences(tree, old)
+                f"{key} = {_brief(have)} (was {_brief(was)})"
+                for key, have, was in differences(tree, old)
             ]
             return ", ".join(changed[:3]) or "its digest"
     return "its digest does not match its content"
 
 
-def _revisions(path: Path) -> list[str]:
-    return (_git("log", "--format=%H", "-n", "20", "--", path.as_posix()) or "").split()
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:50]}..."
 
 
 def _git(*args: str) -> str | None:
@@ -138,16 +243,49 @@ def differences(left: Any, right: Any, key: str = "") -> Iterator[tuple[str, Any
         for name in sorted({*left, *right}):
             inner = f"{key}.{name}" if key else str(name)
             yield from differences(left.get(name), right.get(name), inner)
-    elif json.loads(json.dumps(left)) != json.loads(json.dumps(right)):
+    elif left != right and json.loads(json.dumps(left)) != json.loads(json.dumps(right)):
         yield key, left, right
 
 
 def artifact_faults(params: Params) -> Iterator[str]:
     """Artifacts on disk whose bytes are not those in their record; absent ones are no fault."""
     for kind, unit in grid.units(params):
-        for link in _artifacts(params, kind, unit, 0):
-            if link.state == "BAD":
-                yield f"{link.what}: {link.note}"
+        path = Paths(params.scale).record(kind, unit)
+        if not path.is_file():
+            continue
+        tree = record.read(path)
+        for side in ("inputs", "outputs"):
+            for name, entry in tree[side].items():
+                if state(params, entry) == "BAD":
+                    yield f"{entry['path']}: its bytes are not the {side}.{name} of {path}"
+        weights = tree["outputs"].get("weights")
+        if weights and state(params, weights) == "ok":
+            named = _identity(Path(weights["path"]))
+            if named != record.identity(tree):
+                yield (
+                    f"{weights['path']}: its header names another record than {path}: other "
+                    f"code, seed, inputs or parents; run `snakemake --cores all`"
+                )
+
+
+def state(params: Params, entry: Tree) -> State:
+    """Whether the file that a record's input or output names is here, with the bytes it tells."""
+    file = record.locate(params, entry["path"])
+    if file is None or not file.exists():
+        return "not pulled"
+    return "ok" if record.digest(file)["sha256"] == entry["sha256"] else "BAD"
+
+
+def _identity(weights: Path) -> str | None:
+    """`record_identity` in the header of a safetensors file, read without torch."""
+    with weights.open("rb") as handle:
+        try:
+            size = int.from_bytes(handle.read(8), "little")
+            header = json.loads(handle.read(min(size, 1 << 24)))
+            told: str = json.loads(header["__metadata__"]["cxrmim"])["record_identity"]
+        except (ValueError, KeyError, TypeError):
+            return None
+    return told
 
 
 def recomputed_faults(params: Params) -> Iterator[str]:
@@ -155,87 +293,30 @@ def recomputed_faults(params: Params) -> Iterator[str]:
     from cxrmim.downstream import recompute
 
     paths = Paths(params.scale)
-    for run in grid.runs(params):
+    for run in measurable(params):
         tree = record.read(paths.record("downstream", run.id))
-        if not paths.prediction(run.id).is_file():
-            continue
-        for key, have, want in differences(tree["metrics"], recompute.metrics(params, run)):
+        again = recompute.metrics(grid.view(params, run), run)
+        for key, have, want in differences(tree["metrics"], again):
             yield (
-                f"{paths.record('downstream', run.id)}: metrics.{key} = {have!r}, "
-                f"but the predictions give {want!r}"
+                f"{paths.record('downstream', run.id)}: metrics.{key} = {_brief(have)}, "
+                f"but the predictions give {_brief(want)}; restore it with git or run it again"
             )
 
 
-def trace(params: Params, runs: list[grid.Run]) -> list[Link]:
-    """The chain from runs back to raw data: every record and artifact with its state.
-
-    Args:
-        params: all parameters.
-        runs: the runs behind a cell.
-    """
-    links: list[Link] = []
-    seen: set[tuple[str, str]] = set()
-
-    def visit(kind: str, unit: str, depth: int) -> None:
-        if (kind, unit) in seen:
-            return
-        seen.add((kind, unit))
-        links.extend(_links(params, kind, unit, depth))
-        for parent in grid.parents(params, kind, unit):
-            visit(*parent, depth + 1)
-
-    for run in runs:
-        visit("downstream", run.id, 0)
-    return links
-
-
-def _links(params: Params, kind: str, unit: str, depth: int) -> Iterator[Link]:
+def measurable(params: Params) -> list[grid.Run]:
+    """Runs whose predictions are on disk."""
     paths = Paths(params.scale)
-    path = paths.record(kind, unit)
-    bad = list(_record_faults(params, kind, unit))
-    if bad:
-        yield Link(depth, f"record {kind}/{unit}", "BAD", bad[0])
-        return
-    tree = record.read(path)
-    note = f"sha256 {record.sha256(path)[:12]}, config {tree['config_hash'][:12]}"
-    value = tree["metrics"].get("value")
-    if value is not None:
-        note = f"{tree['metrics'].get('metric', 'value')} {value:.6f}, {note}"
-    yield Link(depth, f"record {kind}/{unit}", "ok", note)
-    yield from _artifacts(params, kind, unit, depth + 1)
-    where = paths.circumstances(kind, unit)
-    if where.is_file():
-        how = record.read(where)
-        packages = how["environment"]["packages"]
-        note = (
-            f"commit {str(how['commit'])[:12]}{' (dirty)' if how['dirty'] else ''}, "
-            f"python {how['environment']['python']}, torch {packages.get('torch')}, "
-            f"{how['cost'].get('cpu_seconds', '?')} CPU s"
-        )
-        yield Link(depth + 1, "circumstances", "ok", note)
-
-
-def _artifacts(params: Params, kind: str, unit: str, depth: int) -> Iterator[Link]:
-    path = Paths(params.scale).record(kind, unit)
-    if not path.is_file():
-        return
-    tree = record.read(path)
-    for side in ("inputs", "outputs"):
-        for name, entry in tree[side].items():
-            what = f"{side.removesuffix('s')} {name} {entry['path']}"
-            file = record.locate(params, entry["path"])
-            if file is None or not file.exists():
-                yield Link(depth, what, "not pulled", f"sha256 {entry['sha256'][:12]}")
-            elif record.digest(file)["sha256"] != entry["sha256"]:
-                yield Link(depth, what, "BAD", "its bytes are not those in the record")
-            else:
-                yield Link(depth, what, "ok", f"sha256 {entry['sha256'][:12]}")
+    return [run for run in grid.runs(params) if paths.prediction(run.id).is_file()]
 
 
 def require(found: Iterator[str], say: Callable[[str], None]) -> None:
-    """Print every fault and raise if there was one."""
+    """Print every fault if there are several; raise if there is one.
+
+    Raises:
+        CheckError: the first fault, and how many more there are.
+    """
     lines = list(found)
-    for line in lines[1:]:
+    for line in lines if len(lines) > 1 else []:
         say(line)
     if lines:
         raise CheckError(lines[0] + (f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""))

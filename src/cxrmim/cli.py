@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cxrmim import check, grid, job, params, pointers
+from cxrmim import check, grid, job, params, pointers, stale
 from cxrmim.errors import CheckError, ParamsError
 from cxrmim.params import Params
 from cxrmim.paths import PUBLIC, Paths
 
+PARTS = (*check.KINDS, "artifacts", "pointers", "report")  # of `check`
 STOPS = {
     "phantom": "generate a dataset's radiographs and reports in its raw layout",
     "manifest": "read a raw dataset into one table with splits",
@@ -25,13 +26,17 @@ STOPS = {
 AUDITS = {
     "doctor": "is this machine ready for the scale? what is missing, and where to get it",
     "grid": "list every pretraining, count the runs of each table, and name what lacks code",
-    "trace": "follow a printed number back to runs, weights, data and code",
-    "check": "do records, params.yaml and artifacts agree? (exit status 4 if not)",
+    "trace": "follow a printed number back to runs, weights, data and code (exit status 4 if a "
+    "link is BAD)",
+    "check": "do records, params.yaml, artifacts and report agree? (exit status 4 if not)",
+    "diff": "what differs between two results, units or cells: params, code, data, environment, "
+    "cells",
     "compare": "how this machine's numbers differ from the committed ones",
     "attest": "after a build: check, point DVC at the artifacts, remake the reports",
     "audit": "the data audit of the scale; --public: of the released rules on real label tables",
     "weights": "published weights of the scale: list, fetch once, verify, import a file by hand",
     "export": "write an encoder so that timm loads it, with a model card",
+    "crate": "write the workflow, its run and its report as a Workflow Run RO-Crate",
 }
 
 
@@ -65,17 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     audits = {name: commands.add_parser(name, help=text) for name, text in AUDITS.items()}
     for sub in audits.values():
         job.add_common(sub)
-    audits["trace"].add_argument("cell", metavar="TABLE:ROW:COLUMN", help="a cell as printed")
-    audits["check"].add_argument(
-        "--stop",
-        nargs="+",
-        choices=[*check.KINDS, "pointers"],
-        default=list(check.KINDS),
-        help="only these stops' records",
-    )
-    audits["check"].add_argument(
-        "--full", action="store_true", help="recompute the metrics from the predictions on disk"
-    )
+    _add_audits(audits)
     audits["attest"].add_argument(
         "--prune", action="store_true", help="remove what the present grid does not know"
     )
@@ -90,6 +85,39 @@ def _parser() -> argparse.ArgumentParser:
         "--to", metavar="DIR", type=Path, help="folder to write (exports/<scale>-<checkpoint>)"
     )
     return out
+
+
+def _add_audits(audits: dict[str, argparse.ArgumentParser]) -> None:
+    """Arguments of the commands of docs/provenance.md."""
+    audits["trace"].add_argument(
+        "cell",
+        metavar="TABLE:ROW:COLUMN",
+        help="a cell by its keys or as printed, as `medim_table1:medim:chexpert_1` or "
+        "`medim_table1:MedIM:CheXpert 1%%`; case does not matter, a near miss is completed",
+    )
+    audits["trace"].add_argument("--long", action="store_true", help="print hashes in full")
+    audits["check"].add_argument(
+        "--stop",
+        nargs="+",
+        choices=PARTS,
+        default=list(PARTS),
+        help="look only at these: records of a stop, the artifacts on disk, the .dvc pointers to "
+        "them, the report (all of them)",
+    )
+    audits["check"].add_argument(
+        "--full", action="store_true", help="measure the predictions on disk again, too"
+    )
+    for side in ("A", "B"):
+        audits["diff"].add_argument(
+            side.lower(),
+            metavar=side,
+            help="a cell (TABLE:ROW:COLUMN), a unit (pretrain/medim-s0, downstream/<run>), the "
+            "folder of a result (results/demo, also another clone's), or a git revision",
+        )
+    audits["diff"].add_argument("--all", action="store_true", help="print every line")
+    audits["crate"].add_argument(
+        "to", metavar="DIR", type=Path, help="folder to write, or a file that ends in .zip"
+    )
 
 
 def _add_weights(out: argparse.ArgumentParser) -> None:
@@ -145,40 +173,68 @@ def _grid(loaded: Params, args: argparse.Namespace) -> None:
 
 
 def _trace(loaded: Params, args: argparse.Namespace) -> None:
+    from cxrmim import trace
     from cxrmim.report import cells
 
-    cell = cells.find(loaded, args.cell)
+    cell, completed = trace.find(loaded, args.cell)
+    if completed:
+        say(completed)
     if cells.stand_in(loaded, cell.row):
         say(f"row {cell.name}")
-    if cell.state == "pending":
-        say(f"{cell.address}: pending: {cell.reason}")
+    if cell.state in ("pending", "blank"):
+        say(f"{cell.address}: {cell.state}: {cell.reason or 'this baseline has no such cell'}")
         return
     if cell.mean is not None:
         spread = f" ± {100 * cell.sd:.2f}" if cell.sd is not None else ""
         published = f", published {cell.published}" if cell.published is not None else ""
         mark = ", PHANTOM DATA" if loaded.manifest.source == "phantom" else ""
         say(f"{cell.address} = {100 * cell.mean:.2f}{spread} (n = {cell.n}{published}{mark})")
-    links = check.trace(loaded, list(cell.runs))
+    links = trace.follow(loaded, cell.runs)
     for link in links:
-        say(
-            f"{'  ' * link.depth}[{link.state}] {link.what}{f' - {link.note}' if link.note else ''}"
-        )
-    say(f"dvc.lock: `dvc repro` checks the records above; scale {loaded.scale}")
+        say(link.text(long=args.long))
+    counts = {state: sum(link.state == state for link in links) for state in trace.STATES}
+    say(", ".join(f"{count} {state}" for state, count in counts.items() if count))
     bad = [link for link in links if link.state == "BAD"]
     if bad:
         raise CheckError(f"{bad[0].what}: {bad[0].note}")
 
 
 def _check(loaded: Params, args: argparse.Namespace) -> None:
-    kinds = tuple(kind for kind in args.stop if kind != "pointers")
+    kinds = tuple(kind for kind in args.stop if kind in check.KINDS)
+    parts = [part for part in args.stop if part not in ("pointers", "report")]
     check.require(check.faults(loaded, kinds), say)
-    if kinds == check.KINDS:
+    if "artifacts" in args.stop:
         check.require(check.artifact_faults(loaded), say)
     if "pointers" in args.stop:
-        check.require(pointers.faults(loaded), say)
+        if any(Paths(loaded.scale).artifacts.glob("*.dvc")) or args.stop != list(PARTS):
+            check.require(pointers.faults(loaded), say)
+            parts.append("pointers")
+        else:
+            say("pointers: none yet; `cxrmim attest` writes them")
+    if "report" in args.stop:
+        check.require(stale.faults(loaded), say)
+        parts.append("report")
     if args.full:
+        runs = check.measurable(loaded)
         check.require(check.recomputed_faults(loaded), say)
-    say(f"{', '.join(args.stop)}: no contradiction")
+        say(
+            f"metrics of {len(runs)} of {len(grid.runs(loaded))} runs measured again"
+            + ("" if runs else "; `dvc pull` brings the predictions")
+        )
+    say(f"{', '.join(parts)}: no contradiction")
+
+
+def _diff(loaded: Params, args: argparse.Namespace) -> None:
+    from cxrmim import diff
+
+    for line in diff.compare(loaded, args.a, args.b, limit=None if args.all else diff.SHOWN):
+        say(line)
+
+
+def _crate(loaded: Params, args: argparse.Namespace) -> None:
+    from cxrmim import crate
+
+    say(str(crate.write(loaded, args.to)))
 
 
 def _compare(loaded: Params, args: argparse.Namespace) -> None:
@@ -276,10 +332,12 @@ COMMANDS = {
     "grid": _grid,
     "trace": _trace,
     "check": _check,
+    "diff": _diff,
     "compare": _compare,
     "attest": _attest,
     "weights": _weights,
     "export": _export,
+    "crate": _crate,
 }
 
 if __name__ == "__main__":

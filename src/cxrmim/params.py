@@ -267,9 +267,8 @@ def _validate_plugins(params: Params) -> None:
         corpus = params.manifest.entries.get(variant.corpus or "")
         if variant.corpus is not None and (corpus is None or corpus.audit):
             known = [n for n, e in params.manifest.entries.items() if not e.audit]
-            raise ParamsError(
-                f"pretrain.entries.{name}.corpus: {explain.unknown('dataset', variant.corpus, known)}"
-            )
+            said = explain.unknown("dataset", variant.corpus, known)
+            raise ParamsError(f"pretrain.entries.{name}.corpus: {said}")
     for name, table in params.grid.items():
         for row in [] if table.rows == "methods" else table.rows:
             if row not in pretrain.methods and row not in pretrain.entries:

@@ -90,6 +90,11 @@ class Plan:
         """Checkpoints that the scale trains."""
         return [item.checkpoint for item in grid.pretrainings(self.params)]
 
+    @cached_property
+    def train_records(self) -> list[Path]:
+        """Records of all pretrainings: what training curves and costs are made of."""
+        return [self.paths.record("pretrain", c) for c in self.checkpoints]
+
     def pretrain_records(self, checkpoint: str) -> list[Path]:
         """Records that a pretraining builds on: its shards, and the weights it starts from."""
         return [
@@ -165,17 +170,20 @@ class Plan:
 
     @cached_property
     def report_state(self) -> str:
-        """Hash of what the report depends on beside records: parameters, code, package data."""
+        """Hash of what the report depends on beside records: parameters, code, data files."""
         modules = ["cxrmim.report.build"]
         for kind in ("table", "figure"):
             modules += [f"cxrmim.report.{kind}s.{name}" for name in plugins.names(kind)]
         room = plugins.PACKAGE / "report"
-        data = [p for p in sorted(room.rglob("*")) if p.suffix in (".csv", ".html", ".css")]
+        files = (p for p in sorted(room.rglob("*")) if p.is_file())
+        data = [p for p in files if p.suffix not in (".py", ".pyc")]
+        public = record.sha256(paths.LEAKAGE) if paths.LEAKAGE.is_file() else None
         return fingerprint(
             [
-                self.params.model_dump(mode="json"),
+                [side.model_dump(mode="json") for side in (self.params, self.params.released)],
                 record.closure(tuple(modules)),
                 [(p.relative_to(room).as_posix(), record.sha256(p)) for p in data],
+                public,
             ]
         )
 

@@ -88,15 +88,24 @@ def closure(modules: tuple[str, ...]) -> str:
     queue = list(modules)
     while queue:
         name = queue.pop()
-        if name in found or name in PLUMBING:
-            continue
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.origin is None:
-            continue
-        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-        queue += _imports(tree)
-        found[name] = hashlib.sha256(ast.dump(_strip(tree)).encode()).hexdigest()
+        if name not in found and name not in PLUMBING and (read := _read(name)) is not None:
+            found[name], imported = read
+            queue += imported
     return fingerprint(found)
+
+
+@cache
+def _read(name: str) -> tuple[str, tuple[str, ...]] | None:
+    """Hash of a module's syntax tree and what it imports of this package; None if it has no file.
+
+    Closures overlap, so each module is parsed once a process.
+    """
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        return None
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    imported = tuple(_imports(tree))
+    return hashlib.sha256(ast.dump(_strip(tree)).encode()).hexdigest(), imported
 
 
 def _imports(tree: ast.Module) -> Iterable[str]:

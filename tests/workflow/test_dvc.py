@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 
 import pytest
 import yaml
@@ -37,8 +38,9 @@ def state(clone: Place) -> dict[str, bytes]:
 
 def test_a_bare_clone_remakes_tables_and_figures_byte_for_byte(clone):
     for folder in ("tables", "figures", "report"):
-        for path in (clone.folder / "results/demo" / folder).glob("*"):
-            path.write_bytes(b"stale")
+        for path in (clone.folder / "results/demo" / folder).rglob("*"):
+            if path.is_file():
+                path.write_bytes(b"stale")
     clone.must("git", "checkout", "-q", "--", "results/demo/figures/phantom_sheet.png")
     clone.must("dvc", "repro")
     clone.must("git", "diff", "--exit-code")
@@ -91,6 +93,49 @@ def test_a_forged_pointer_stops_it_and_is_named(clone):
 def test_metrics_can_be_shown(clone):
     shown = json.loads(clone.must("dvc", "metrics", "show", "--json"))
     assert "summary.json" in json.dumps(list(shown[""]["data"]))
+
+
+def test_metrics_diff_tells_the_cell_that_moved(clone):
+    spoil(
+        clone,
+        "results/demo/tables/summary.json",
+        lambda tree: tree["cells"]["medim_table1:mae:chexpert_100"].update(value=0.25),
+    )
+    told = json.loads(clone.must("dvc", "metrics", "diff", "--json"))
+    ((path, cells),) = told.items()
+    assert path.endswith("summary.json")
+    (key,) = cells
+    assert key == "cells.medim_table1:mae:chexpert_100.value"
+    assert cells[key]["new"] == 0.25
+
+
+def test_plots_are_shown_from_our_files(clone):
+    wanted = yaml.safe_load((clone.folder / "dvc.yaml").read_text())["plots"]
+    names = [name for plot in wanted for name in plot]
+    assert names
+    clone.must("dvc", "plots", "show", "-o", "plots")
+    text = (clone.folder / "plots/index.html").read_text()
+    for name in names:
+        assert f"#{name.replace(' ', '_')}'" in text
+    files = [f for plot in wanted for spec in plot.values() for f in spec["y"]]
+    for file in files:  # one that is missing would be passed over in silence
+        lines = (clone.folder / file.replace("${scale}", "demo")).read_text().splitlines()
+        assert len(lines) > 1, file
+        assert any(cell in text for cell in lines[1].split(",") if len(cell) > 4), file
+
+
+def test_the_workflows_own_report_holds_tables_and_figures(attested, tmp_path):
+    """`snakemake --report` of a finished run, with captions and categories."""
+    target = tmp_path / "report.zip"
+    out = attested.snakemake("--report", str(target))
+    assert out.returncode == 0, out.stderr[-3000:]
+    with zipfile.ZipFile(target) as archive:
+        names = archive.namelist()
+        told = b"".join(archive.read(name) for name in names if name.endswith((".html", ".js")))
+    for name in ("medim_table1.md", "label_efficiency.svg"):
+        assert any(entry.endswith(name) for entry in names), name
+    for words in (b"Tables", b"Figures", b"cxrmim trace"):
+        assert words in told
 
 
 def test_the_local_remote_takes_and_gives_back_the_artifacts(attested, tmp_path):

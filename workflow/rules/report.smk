@@ -4,9 +4,14 @@
 rule tables:
     input:
         plan.run_records,
+        plan.train_records,
         plan.data_records,
     output:
-        plan.report_outputs["tables"],
+        report(
+            plan.report_outputs["tables"],
+            caption="../report/tables.rst",
+            category="Tables",
+        ),
     log:
         plan.paths.log("report", "tables"),
     conda:
@@ -24,8 +29,13 @@ rule tables:
 rule figures:
     input:
         plan.run_records,
+        plan.train_records,
     output:
-        plan.report_outputs["figures"],
+        report(
+            plan.report_outputs["figures"],
+            caption="../report/figures.rst",
+            category="Figures",
+        ),
     log:
         plan.paths.log("report", "figures"),
     conda:
@@ -43,6 +53,7 @@ rule figures:
 rule page:
     input:
         plan.run_records,
+        plan.train_records,
         plan.data_records,
         plan.report_outputs["tables"],
         plan.report_outputs["figures"],
