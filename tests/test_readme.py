@@ -86,3 +86,16 @@ def test_the_leaks_are_those_computed_on_the_public_tables(repo, start):
         cut, positive = (int(found[name, ""]) for name in ("cut_masks_test", "positive_test"))
         assert f"{cut} of {positive} test masks" in line
         assert f"{float(found['empty_prediction_dice', '']):.1f}" in line
+
+
+def test_the_counts_of_claims_slips_and_choices_are_those_of_the_data(repo):
+    text = (repo / "README.md").read_text(encoding="utf-8")
+    for name, pattern in (
+        ("claims", r"([0-9]+) sentences of the papers"),
+        ("slips", r"([0-9]+) slips of the papers"),
+    ):
+        with (repo / f"results/demo/tables/{name}.csv").open(encoding="utf-8") as handle:
+            assert int(re.search(pattern, text)[1]) == len(list(csv.DictReader(handle)))
+    with (repo / "results/demo/tables/ledger.csv").open(encoding="utf-8") as handle:
+        topics = {row["topic"] for row in csv.DictReader(handle)}
+    assert int(re.search(r"([0-9]+) choices between paper and released code", text)[1]) == len(topics)

@@ -89,7 +89,8 @@ def test_the_files_say_the_same(small) -> None:
     build.build_figures(small.params)
     build.build_page(small.params)
     page = (small.paths.report / "index.html").read_text()
-    assert 'title="95% interval over test images: 81.15 to 84.85"><strong>83.00' in page
+    assert f'<td id="medim_table1:mgca:{COLUMN}">' in page
+    assert "<strong>83.00" in page and "95% interval over test images: 81.15 to 84.85" in page
 
 
 # a table's pairs

@@ -400,7 +400,7 @@ def test_rules_on_real_tables_are_shown(tmp_path, monkeypatch) -> None:
     public.FILE.parent.mkdir(parents=True)
     public.FILE.write_text(json.dumps({"rules": [tree]}))
     (rule,) = public.rules()
-    assert (rule.dataset, rule.sizes, rule.leaks) == ("SIIM", ("8,578", "–", "3"), True)
+    assert (rule.dataset, rule.sizes, rule.leaking) == ("SIIM", ("8,578", "–", "3"), ("images",))
     assert rule.shared == {"images": "– / 154 / –", "patients": "– / – / –"}
     public.FILE.write_text(json.dumps({"rules": [tree | {"sizes": 3}]}))
     with pytest.raises(CheckError, match=r"leakage.json: cannot be read"):

@@ -27,8 +27,9 @@ CAPTION = (
     "or an equal perceptual hash (of n images: the others are in no reading that is in use, so "
     "that nobody has decoded them), reports of one text on two sides, and images of the retrieval "
     "pool (the test split) whose report another study has word for word. A split in use that "
-    "shares an image, or a patient where patients are named, stops the build; rows in italics "
-    "replay a rule of the official code, and no run uses them."
+    "shares an image, or a patient where patients are named, stops the build, unless it follows a "
+    "released rule so that this can be measured; rows in italics replay a rule of the official "
+    "code, and no run uses them."
 )
 PLANTED = (
     "Generated data hold a few planted duplicates (identical pixels under two ids), so that the "

@@ -120,14 +120,30 @@ class Table:
         return {reason: found.count(reason) for reason in dict.fromkeys(found)}
 
     def best(self) -> set[str]:
-        """Addresses of the highest of our values of each column (as printed), baselines aside."""
+        """Addresses of the highest of our values of each column (as printed).
+
+        Neither baselines nor what is not above them: see `trivial`.
+        """
         out: set[str] = set()
         for index in range(len(self.columns)):
-            cells = [r.cells[index] for r in self.rows if not r.baseline]
-            printed = {c.address: round(PERCENT * c.mean, 2) for c in cells if c.mean is not None}
+            printed = self._printed(index, baselines=False)
             if len(printed) > 1:
                 out |= {a for a, value in printed.items() if value == max(printed.values())}
+        return out - self.trivial()
+
+    def trivial(self) -> set[str]:
+        """Addresses of our values that are not above the best trivial baseline of their column."""
+        out: set[str] = set()
+        for index in range(len(self.columns)):
+            level = max(self._printed(index, baselines=True).values(), default=-1.0)
+            ours = self._printed(index, baselines=False)
+            out |= {address for address, value in ours.items() if value <= level}
         return out
+
+    def _printed(self, index: int, baselines: bool) -> dict[str, float]:
+        """Measured values of a column as printed, by address."""
+        cells = [row.cells[index] for row in self.rows if row.baseline == baselines]
+        return {c.address: round(PERCENT * c.mean, 2) for c in cells if c.mean is not None}
 
     def multiple(self, cell: Cell) -> float | None:
         """A value as a multiple of the baseline that `layout.multiple_of` names."""

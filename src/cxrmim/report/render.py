@@ -24,12 +24,17 @@ HEADER = (
     "reason",
     "stand_in",
 )
-LEGEND = (
-    "Ours: mean ± standard deviation (n - 1) over n runs, best of a column in bold, trivial "
-    "baselines aside; published value in brackets. The csv file gives each cell's 95% bootstrap "
-    "interval over test images (ci_low, ci_high), and a file whose name ends in pairs.csv compares "
-    "the rows of a column on the same images."
+BELOW = "‡"
+OURS = (
+    "Ours: mean ± standard deviation (n - 1) over n runs; best of a column in bold, "
+    f"{BELOW} where it is not above the best trivial baseline (in italics); in brackets the "
+    "published value"
 )
+INTERVALS = (
+    "The csv file gives each cell's 95% bootstrap interval over test images (ci_low, ci_high), and "
+    "a file whose name ends in pairs.csv compares the rows of a column on the same images."
+)
+LEGEND = f"{OURS} and ours minus it. {INTERVALS}"
 WIDE = 3  # columns of "12.34 ± 5.67 [89.0]" that a page holds at its own size
 SHRUNK = r"\resizebox{\linewidth}{!}{"
 LATEX = {
@@ -48,6 +53,7 @@ LATEX = {
     "±": r"$\pm$",
     "×": r"$\times$",
     "✓": r"$\checkmark$",
+    "‡": r"$\ddagger$",
     "–": "--",
 }
 
@@ -59,6 +65,13 @@ def banner(params: Params) -> str:
     return "Real data"
 
 
+def seeding(params: Params) -> str:
+    """What the n runs of a cell are."""
+    first, second = len(params.seeds.pretrain), len(params.seeds.downstream)
+    trained = "one pretraining" if first == 1 else f"{first} pretrainings"
+    return f"{trained} of each row, {second} downstream {'seed' if second == 1 else 'seeds'}"
+
+
 def number(value: float | None, decimals: int = 2) -> str:
     """A share as x100, an empty text for None."""
     return "" if value is None else f"{PERCENT * value:.{decimals}f}"
@@ -67,6 +80,14 @@ def number(value: float | None, decimals: int = 2) -> str:
 def published(table: Table, cell: Cell) -> str:
     """The published value as printed, an empty text where there is none."""
     return "" if cell.published is None else f"{cell.published:.{table.layout.decimals}f}"
+
+
+def beside(table: Table, cell: Cell) -> str:
+    """The published value and ours minus it, an empty text where none was published."""
+    paper = published(table, cell)
+    if not paper or cell.difference is None:
+        return paper
+    return f"{paper}, {cell.difference:+.2f}"
 
 
 def interval(cell: Cell) -> str:
@@ -134,20 +155,22 @@ def csv_text(lines: Iterable[Sequence[str]]) -> str:
 
 def to_markdown(table: Table, params: Params) -> str:
     """The table for people: banner, caption, cells, what is pending."""
-    layout, best = table.layout, table.best()
+    layout = table.layout
     heads = [layout.stub, *layout.marks, *(c.title for c in table.columns), "n"]
     lines = [
         f"# {layout.title}",
         "",
-        f"**{banner(params)}.** Scale {params.scale}, protocol {params.protocol}.",
+        f"**{banner(params)}.** Scale {params.scale}, protocol {params.protocol}, "
+        f"{seeding(params)}.",
         "",
         layout.caption,
         "",
         pipes(heads),
         pipes(["---"] * (1 + len(layout.marks)) + ["---:"] * (len(table.columns) + 1), raw=True),
     ]
+    best, trivial = table.best(), table.trivial()
     for row in table.rows:
-        texts = [_cell_markdown(table, cell, cell.address in best) for cell in row.cells]
+        texts = [_cell_markdown(table, cell, best, trivial) for cell in row.cells]
         name = f"*{plain(row.name)}*" if row.baseline else plain(row.name)
         lines.append(pipes([name, *row.marks, *texts, runs(row)], raw=True))
     lines += ["", LEGEND]
@@ -158,7 +181,7 @@ def to_markdown(table: Table, params: Params) -> str:
 
 def to_latex(table: Table, params: Params) -> str:
     """The table for a paper; a wide one is shrunk to the line (packages: its first line)."""
-    layout, best = table.layout, table.best()
+    layout, best, trivial = table.layout, table.best(), table.trivial()
     left, wide = 1 + len(layout.marks), len(table.columns) > WIDE
     lines = [
         "% needs \\usepackage{booktabs,amssymb,graphicx}",
@@ -185,7 +208,7 @@ def to_latex(table: Table, params: Params) -> str:
         if row.baseline and not ruled:
             lines.append(r"\midrule")
             ruled = True
-        texts = [_cell_latex(table, cell, cell.address in best) for cell in row.cells]
+        texts = [_cell_latex(table, cell, best, trivial) for cell in row.cells]
         name = rf"\textit{{{latex(row.name)}}}" if row.baseline else latex(row.name)
         lines.append(_ampersands([name, *map(latex, row.marks), *texts, latex(runs(row))]))
     lines += [r"\bottomrule", r"\end{tabular}" + ("}" if wide else ""), r"\end{table}"]
@@ -197,12 +220,13 @@ def latex(text: str) -> str:
     return "".join(LATEX.get(character, character) for character in " ".join(text.split()))
 
 
-def _cell_markdown(table: Table, cell: Cell, best: bool) -> str:
+def _cell_markdown(table: Table, cell: Cell, best: set[str], trivial: set[str]) -> str:
     if cell.state == "blank":
         return ""
     text = number(cell.mean) or cell.state
-    text = f"**{text}**" if best else text
-    spread, times, paper = number(cell.sd), multiple(table, cell), published(table, cell)
+    text = f"**{text}**" if cell.address in best else text
+    text += BELOW if cell.address in trivial else ""
+    spread, times, paper = number(cell.sd), multiple(table, cell), beside(table, cell)
     return (
         text
         + (f" ± {spread}" if spread else "")
@@ -211,12 +235,13 @@ def _cell_markdown(table: Table, cell: Cell, best: bool) -> str:
     )
 
 
-def _cell_latex(table: Table, cell: Cell, best: bool) -> str:
+def _cell_latex(table: Table, cell: Cell, best: set[str], trivial: set[str]) -> str:
     if cell.state == "blank":
         return ""
     text = latex(number(cell.mean) or cell.state)
-    text = rf"\textbf{{{text}}}" if best else text
-    spread, times, paper = number(cell.sd), multiple(table, cell), published(table, cell)
+    text = rf"\textbf{{{text}}}" if cell.address in best else text
+    text += latex(BELOW) if cell.address in trivial else ""
+    spread, times, paper = number(cell.sd), multiple(table, cell), beside(table, cell)
     return (
         text
         + (rf" $\pm$ {spread}" if spread else "")

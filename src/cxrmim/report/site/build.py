@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from cxrmim.report.book import Book
 from cxrmim.report.cells import Cell, Table
 from cxrmim.report.layout import Layout
 from cxrmim.report.lineage import LARGEST, Lineage
-from cxrmim.report.site import leads, leaks, public, traced
+from cxrmim.report.site import leads, leaks, public, start, traced
 
 if TYPE_CHECKING:
     from cxrmim.report.claims import Slip, Verdict
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from cxrmim.report.flow import Flow
     from cxrmim.report.ledger import Line
 
+WIDTH = re.compile(r'<svg[^>]* width="([0-9.]+)pt"')
+NARROW = 400.0  # pt; a column is 245, a page 504
 VERDICTS = ("supported", "contradicted", "undecided", "pending")
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
@@ -101,6 +104,8 @@ def filled(book: Book, parts: Parts) -> dict[str, str]:
         name: leads.leads(params, table, statistics.compare(table)) for name, table in known.items()
     }
     shown = [_figure(book, name) for name in outputs.figures(params)]
+    drawn = {figure.id: _drawn(params.scale, figure.id) for figure in shown}
+    audited, real = leaks.leaks(params), public.rules()
     environment = _environment(book, lineage)
     common: dict[str, Any] = {
         "params": params,
@@ -116,8 +121,12 @@ def filled(book: Book, parts: Parts) -> dict[str, str]:
             for name in cost.tables(params)
         ],
         figures=shown,
-        audited=leaks.leaks(params),
-        real=public.rules(),
+        narrow={name for name, text in drawn.items() if _is_narrow(text)},
+        audited=audited,
+        real=real,
+        official=leaks.official(audited, real),
+        differing=start.differing(book.params, lineage),
+        clear=start.clear(parts.ledger),
         pending=_pending(book.tables, shown),
         unbuilt=[name for name in params.grid if not _has_plugin(name)],
         example=_example(book.tables, compared),
@@ -137,7 +146,7 @@ def filled(book: Book, parts: Parts) -> dict[str, str]:
             page=traced.traced(table, lineage),
             versus=compared[name],
         )
-    return found | {site.figure(f.id): _drawn(params.scale, f.id) for f in shown}
+    return found | {site.figure(name): text for name, text in drawn.items()}
 
 
 def _environment(book: Book, lineage: Lineage) -> Environment:
@@ -160,7 +169,7 @@ def _environment(book: Book, lineage: Lineage) -> Environment:
         "href": lambda address, up="": _href(book, address, up),
         "interval": render.interval,
         "largest": LARGEST,
-        "legend": render.LEGEND,
+        "legend": f"{render.OURS}. {render.INTERVALS}",
         "multiple": render.multiple,
         "number": render.number,
         "published": render.published,
@@ -169,6 +178,8 @@ def _environment(book: Book, lineage: Lineage) -> Environment:
         "runs_of": render.runs,
         "script": script,
         "script_hash": base64.b64encode(digest).decode(),
+        "below": render.BELOW,
+        "seeding": render.seeding(book.params),
         "seeds": _seeds,
         "setting": traced.setting,
         "signed": leads.signed,
@@ -236,6 +247,12 @@ def _drawn(scale: str, name: str) -> str:
     if not path.is_file():
         raise CheckError(f"{path}: not there; run `cxrmim report --scale {scale} --part figures`")
     return path.read_bytes().decode()
+
+
+def _is_narrow(drawing: str) -> bool:
+    """Whether a drawing is a column wide, not a page."""
+    found = WIDTH.search(drawing)
+    return found is not None and float(found[1]) < NARROW
 
 
 def _pending(tables: list[Table], figures: list[Shown]) -> dict[str, list[str]]:

@@ -127,4 +127,6 @@ def chance(p: float) -> str:
     """A p value as printed."""
     if p < 0.001:
         return "< 0.001"
-    return f"{p:.3f}" if p < 0.01 else f"{p:.2f}"
+    if round(p, 3) == LEVEL:  # on which side of it
+        return f"{p:.4f}"
+    return f"{p:.3f}" if p < 0.1 else f"{p:.2f}"

@@ -1,10 +1,25 @@
-"""Which audited splits share something, in words."""
+"""Which audited splits share something, in words, and whose code makes them."""
 
 from dataclasses import dataclass
 
 from cxrmim.params import Params
 from cxrmim.report import audit
 from cxrmim.report.audit import PAIRS, UNITS, Line
+from cxrmim.report.layout import DATASETS
+from cxrmim.report.site.public import Rule
+
+# Whose released code cuts a dataset by an audited rule (the literature sheet, section 1).
+USERS = {
+    "mimic-mgca": "MGCA, MedIM, CMITM",
+    "chexpert-mgca": "MGCA",
+    "chexpert-mrm": "MRM, whose lists CMITM says to follow",
+    "covidx-mgca": "MGCA, MedIM",
+    "siim-mgca": "MGCA, MedIM, GLoRIA",
+    "siim-mrm": "MRM",
+    "nih-official": "none of the papers",
+    "rsna-mgca": "MGCA, which does not call it",
+}
+NONE = "nothing"
 
 
 @dataclass(frozen=True)
@@ -42,6 +57,43 @@ def leaks(params: Params) -> list[Leak]:
         CheckError: a record is missing or no audit.
     """
     return [Leak(line, _told(line)) for line in audit.lines(params)]
+
+
+@dataclass(frozen=True)
+class Official:
+    """A split rule of released code.
+
+    Attributes:
+        leak: what its replay at this scale shares.
+        users: whose code it is.
+        real: what it shares on real public label tables, by variant of the rule; "" for what has
+            no public table.
+    """
+
+    leak: Leak
+    users: str
+    real: tuple[tuple[str, str], ...]
+
+
+def official(audited: list[Leak], real: list[Rule]) -> list[Official]:
+    """The audited rules of released code, beside what they share on real label tables."""
+    found = []
+    for leak in audited:
+        if leak.used:
+            continue
+        told = tuple(
+            (rule.name, _shared(rule))
+            for rule in real
+            if rule.released
+            and rule.dataset == DATASETS.get(leak.line.dataset, leak.line.dataset)
+            and rule.name.partition(",")[0] == leak.line.rule
+        )
+        found.append(Official(leak, USERS.get(leak.entry, ""), told))
+    return found
+
+
+def _shared(rule: Rule) -> str:
+    return ", ".join(f"{name} {rule.shared[name]}" for name in rule.leaking) or NONE
 
 
 def _told(line: Line) -> str:

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cxrmim.errors import CheckError
-from cxrmim.paths import PUBLIC
+from cxrmim.paths import LEAKAGE as FILE
 from cxrmim.report.audit import PAIRS, SPLITS
 from cxrmim.report.layout import DATASETS
 
-FILE = PUBLIC / "leakage.json"
 MEASURES = ("images", "patients")
 
 
@@ -24,7 +23,7 @@ class Rule:
         released: whether it is the official code's.
         sizes: images of each split, a dash where there is none.
         shared: measure -> counts of `PAIRS` as printed.
-        leaks: whether two splits share an image or a patient.
+        leaking: the measures of which two splits share some.
     """
 
     dataset: str
@@ -33,7 +32,7 @@ class Rule:
     released: bool
     sizes: tuple[str, ...]
     shared: dict[str, str]
-    leaks: bool
+    leaking: tuple[str, ...]
 
 
 def rules() -> list[Rule]:
@@ -67,7 +66,7 @@ def _rule(tree: dict[str, object]) -> Rule:
             name: " / ".join(_text(counts, pair) for pair in PAIRS)
             for name, counts in measured.items()
         },
-        leaks=any(count for counts in measured.values() for count in counts.values()),
+        leaking=tuple(name for name, counts in measured.items() if any(counts.values())),
     )
 
 
