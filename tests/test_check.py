@@ -42,6 +42,34 @@ def test_an_untrained_header_is_no_checkpoint(evidence):
     assert any(path.as_posix() in line for line in check.artifact_faults(evidence.params))
 
 
+@pytest.mark.parametrize("value", [None, 1, [], {"a": 1}])
+@pytest.mark.parametrize("key", ["path", "sha256"])
+def test_an_output_of_another_kind_is_a_fault_of_its_record(evidence, capsys, key, value):
+    path = evidence.paths.record("shards", "chexpert")
+    unit = record.read(path)
+    unit["outputs"]["table"][key] = value
+    unit["digest"] = record.seal(unit)
+    path.write_bytes(record.canonical(unit))
+    assert cli.main(["check"]) == 4
+    assert f"{path.as_posix()}: outputs.table: path and sha256" in capsys.readouterr().out
+
+
+def test_a_record_that_nests_too_deep_is_named(evidence, capsys):
+    path = evidence.paths.record("manifest", "chexpert")
+    path.write_text("[" * 100_000)
+    assert cli.main(["check"]) == 4
+    assert path.as_posix() in capsys.readouterr().err
+
+
+def test_predictions_that_cannot_be_measured_are_named(evidence):
+    """What the made-up evidence holds is no parquet; its records seal it all the same."""
+    told = list(check.recomputed_faults(evidence.params))
+    runs = check.measurable(evidence.params)
+    assert [line.partition(":")[0] for line in told] == [
+        evidence.paths.prediction(run.id).as_posix() for run in runs
+    ]
+
+
 def test_all_faults_are_printed_and_counted(capsys):
     lines: list[str] = []
     with pytest.raises(Exception, match=r"^a \(and 2 more\)$"):
@@ -60,6 +88,9 @@ def test_all_faults_are_printed_and_counted(capsys):
         ("a.json", '{"a": 1}', '{"a": 2}', "a = 1, but the records give 2"),
         ("a.json", '{"a":1}', '{"a": 1}', "the same values in another form"),
         ("a.json", "{", "{}", "not what the records give"),
+        ("a.json", "[" * 100_000, "{}", "not what the records give"),
+        ("a.json", "[]", '{"a": 1}', "[], but the records give {'a': 1}"),
+        ("a.csv", "x\n" + "1" * 200_000 + "\n", "x\n1\n", "not what the records give"),
         ("a.md", "one\ntwo\n", "one\nten\n", "line 2 has 'two', but the records give 'ten'"),
         ("a.md", "one\n", "one\ntwo\n", "line 2 has no line, but the records give 'two'"),
         ("a.md", "one", "one\n", "the same lines in another form"),

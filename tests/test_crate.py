@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from cxrmim import cli, crate, grid, params
+from cxrmim.paths import LEAKAGE
 from tests.evidence import Evidence
 
 pytest.importorskip("rocrate", reason="rocrate is not installed")
@@ -91,6 +92,36 @@ def test_it_holds_what_git_tracks_and_names_what_dvc_keeps(evidence):
         entity = entities.get(path.relative_to(out).as_posix())
         if entity is not None and path.is_file() and "sha256" in entity:
             assert hashlib.sha256(path.read_bytes()).hexdigest() == entity["sha256"]
+
+
+def test_it_holds_what_the_report_reads_beside_the_records(evidence):
+    """Ledger and leakage audit show it: without it `dvc repro` in the crate makes other bytes."""
+    LEAKAGE.parent.mkdir(parents=True)
+    LEAKAGE.write_text("{}")
+    out = crate.write(params.load(), Path("out"))
+    assert (out / LEAKAGE).read_text() == "{}"
+    assert f"{LEAKAGE.parent.as_posix()}/" in metadata(out)
+
+
+def test_notes_that_lie_about_are_not_handed_on(evidence):
+    """A cluster account in an own profile, or a note beside the records, is nobody's business."""
+    code = Path("workflow/profiles")
+    code.mkdir(parents=True)
+    (code / "config.yaml").write_text("cores: 1")
+    shutil.copytree(crate.plugins.PACKAGE.parents[1] / "workflow", "workflow", dirs_exist_ok=True)
+    for name in ("Snakefile", "CITATION.cff", "README.md"):
+        shutil.copy(crate.plugins.PACKAGE.parents[1] / name, name)
+    subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run(["git", "add", "workflow"], check=True)
+    paths = evidence.paths
+    notes = [code / "mine.yaml", paths.record("x", "x").parents[1] / "note.txt"]
+    notes += [paths.table("note", "txt"), paths.report / "note.png"]
+    for path in notes:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("account: somebody")
+    out = crate.write(params.load(), Path("out"))
+    assert (out / code / "config.yaml").is_file()
+    assert [path for path in notes if (out / path).exists()] == []
 
 
 def test_every_process_is_an_action_with_its_times_and_tool(evidence):

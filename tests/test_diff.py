@@ -6,12 +6,14 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from cxrmim import cli, diff, grid, params, record
+from cxrmim import cli, diff, grid, params, record, trace
+from cxrmim.errors import ParamsError
 from tests.evidence import Evidence
 
 GIT = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
@@ -160,6 +162,19 @@ def test_what_cannot_be_compared_is_one_line_and_status_2(evidence, name, capsys
     assert cli.main(["diff", name, "results/demo"]) == 2
     told = capsys.readouterr().err
     assert len(told.splitlines()) == 1
+
+
+def test_a_unit_is_no_way_through_the_folders(evidence):
+    with pytest.raises(ParamsError, match="no such unit"):
+        diff.side(evidence.params, "pretrain/../manifest/chexpert")
+
+
+def test_a_cell_that_no_run_makes_is_refused(evidence, monkeypatch):
+    cell, _ = trace.find(evidence.params, "medim_table1:medim:chexpert_10")
+    blank = replace(cell, runs=(), state="blank")
+    monkeypatch.setattr(trace, "find", lambda params, name: (blank, ""))
+    with pytest.raises(ParamsError, match="blank, nothing to compare"):
+        diff.side(evidence.params, "medim_table1:medim:chexpert_10")
 
 
 def test_long_groups_are_cut_unless_all_is_asked_for(other, capsys):

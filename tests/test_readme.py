@@ -98,4 +98,6 @@ def test_the_counts_of_claims_slips_and_choices_are_those_of_the_data(repo):
             assert int(re.search(pattern, text)[1]) == len(list(csv.DictReader(handle)))
     with (repo / "results/demo/tables/ledger.csv").open(encoding="utf-8") as handle:
         topics = {row["topic"] for row in csv.DictReader(handle)}
-    assert int(re.search(r"([0-9]+) choices between paper and released code", text)[1]) == len(topics)
+    assert int(re.search(r"([0-9]+) choices between paper and released code", text)[1]) == len(
+        topics
+    )

@@ -4,6 +4,7 @@ import pytest
 
 from cxrmim import grid, params
 from cxrmim.errors import ParamsError
+from cxrmim.report import cells
 
 
 @pytest.fixture
@@ -65,6 +66,20 @@ def test_its_runs_state_the_released_options(demo, code):
         same = grid.Run(run.checkpoint, reader, run.task, run.percent, run.seed)
         wanted = grid.config(side, "downstream", same.id)
         assert grid.config(demo, "downstream", run.id) == wanted | {"dataset": run.dataset}
+
+
+def test_what_the_comparison_of_protocols_leaves_out_is_in_its_caption(demo, code, paper):
+    caption = cells.layout_of("medim_protocols").caption
+    assert demo.reading("chexpert-released") == demo.reading("chexpert")
+    assert "CheXpert's split is the same" in caption
+    assert demo.reading("covidx-released") != demo.reading("covidx")
+    ours, theirs = demo.downstream.probe, code.downstream.probe
+    assert all(ours[key] == theirs[key] for key in ("batch", "patience"))
+    assert "Not from the released code: batch and patience of the probe" in caption
+    for loaded in (demo, paper):  # a shard is the whole batch
+        found = loaded.training("medim-released").pretrain
+        assert (found.negatives, found.processes, found.accumulate) == ("shard", 1, 1)
+    assert "which is the whole batch in one process" in caption
 
 
 def test_a_job_has_one_view(demo, paper):

@@ -24,6 +24,7 @@ KINDS = ("phantom", "manifest", "shards", "pretrain", "downstream")
 BLOCKS = ("config", "details", "inputs", "metrics", "outputs", "parents")  # mappings of a record
 KEYS = {*BLOCKS, "code", "config_hash", "digest", "id", "kind", "scale", "schema", "seed", "source"}
 FILE_KEYS = {"bytes", "path", "sha256"}
+HOW = ".circumstances.json"
 TOLD = {"commit", "cost", "dirty", "environment", "finished"}  # what circumstances must tell
 
 
@@ -116,6 +117,8 @@ def _misshapen(path: Path, tree: Tree) -> str:
         for name, entry in tree[side].items():
             if not isinstance(entry, dict) or not entry.keys() >= FILE_KEYS:
                 return f"{side}.{name}: must hold {', '.join(sorted(FILE_KEYS))}"
+            if not isinstance(entry["path"], str) or not isinstance(entry["sha256"], str):
+                return f"{side}.{name}: path and sha256 must be texts"
     return ""
 
 
@@ -220,16 +223,24 @@ def _edited(path: Path, tree: Tree) -> str:
         old = json.loads(shown)
         if record.seal(old) == old.get("digest"):
             changed = [
-                f"{key} = {_brief(have)} (was {_brief(was)})"
+                f"{key} = {brief(have)} (was {brief(was)})"
                 for key, have, was in differences(tree, old)
             ]
             return ", ".join(changed[:3]) or "its digest"
     return "its digest does not match its content"
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
+    """A value in at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:50]}..."
+
+
+def uncommitted(params: Params) -> list[str]:
+    """Records that differ from the last commit, where there is one; a forger's are among them."""
+    folder = Paths(params.scale).record("x", "x").parents[1].as_posix()
+    told = _git("diff", "--name-only", "--relative", "-z", "HEAD", "--", folder) or ""
+    return [name for name in told.split("\0") if name and not name.endswith(HOW)]
 
 
 def _git(*args: str) -> str | None:
@@ -295,11 +306,16 @@ def recomputed_faults(params: Params) -> Iterator[str]:
     paths = Paths(params.scale)
     for run in measurable(params):
         tree = record.read(paths.record("downstream", run.id))
-        again = recompute.metrics(grid.view(params, run), run)
+        try:
+            again = recompute.metrics(grid.view(params, run), run)
+        except (ValueError, LookupError, TypeError, OSError) as error:
+            told = f"cannot be measured ({type(error).__name__})"
+            yield f"{paths.prediction(run.id)}: {told}; `dvc pull` it or run it again"
+            continue
         for key, have, want in differences(tree["metrics"], again):
             yield (
-                f"{paths.record('downstream', run.id)}: metrics.{key} = {_brief(have)}, "
-                f"but the predictions give {_brief(want)}; restore it with git or run it again"
+                f"{paths.record('downstream', run.id)}: metrics.{key} = {brief(have)}, "
+                f"but the predictions give {brief(want)}; restore it with git or run it again"
             )
 
 

@@ -211,9 +211,6 @@ def _check(loaded: Params, args: argparse.Namespace) -> None:
             parts.append("pointers")
         else:
             say("pointers: none yet; `cxrmim attest` writes them")
-    if "report" in args.stop:
-        check.require(stale.faults(loaded), say)
-        parts.append("report")
     if args.full:
         runs = check.measurable(loaded)
         check.require(check.recomputed_faults(loaded), say)
@@ -221,6 +218,9 @@ def _check(loaded: Params, args: argparse.Namespace) -> None:
             f"metrics of {len(runs)} of {len(grid.runs(loaded))} runs measured again"
             + ("" if runs else "; `dvc pull` brings the predictions")
         )
+    if "report" in args.stop:
+        check.require(stale.faults(loaded), say)
+        parts.append("report")
     say(f"{', '.join(parts)}: no contradiction")
 
 

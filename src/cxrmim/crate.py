@@ -8,6 +8,7 @@ So a bare clone writes the same crate as the machine that ran everything.
 import mimetypes
 import re
 import shutil
+import subprocess
 import tempfile
 import zipfile
 from functools import cached_property
@@ -20,7 +21,8 @@ from cxrmim import check, crate_actions, grid, plugins, record
 from cxrmim.crate_actions import BIOSCHEMAS, STEPS
 from cxrmim.errors import CheckError
 from cxrmim.params import Params
-from cxrmim.paths import Paths
+from cxrmim.paths import PUBLIC, Paths
+from cxrmim.report import outputs
 from cxrmim.report.render import banner
 
 Tree = dict[str, Any]
@@ -106,10 +108,38 @@ class Writer:
         for source, name in self.copies:
             target = folder / name
             if source.is_dir():
-                shutil.copytree(source, target, ignore=SKIPPED, dirs_exist_ok=True)
+                for file in self._kept(source):
+                    copy = target / file.relative_to(source)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(file, copy)
             else:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, target)
+
+    def _kept(self, folder: Path) -> list[Path]:
+        """Files of a folder that may be handed on: of code what git tracks, else what we wrote."""
+        found = sorted(p for p in folder.rglob("*") if p.is_file())
+        if folder == self.paths.report:
+            return [p for p in found if p in self._made]
+        if folder == self.paths.record("x", "x").parents[1]:
+            return [p for p in found if p.suffix == ".json"]
+        tracked = self._tracked(folder)
+        skipped = {*SKIPPED("", [p.name for p in found]), "__pycache__"}
+        return tracked or [p for p in found if not skipped & {*p.relative_to(folder).parts}]
+
+    def _tracked(self, folder: Path) -> list[Path]:
+        """What git tracks of a folder, nothing where there is no git."""
+        told = subprocess.run(
+            ["git", "ls-files", "-z", "--", "."], cwd=folder, capture_output=True, check=False
+        )
+        names = [name for name in told.stdout.decode().split("\0") if name]
+        return sorted(folder / name for name in names if (folder / name).is_file())
+
+    @cached_property
+    def _made(self) -> set[Path]:
+        """Every file of the report."""
+        parts = outputs.outputs(self.params).values()
+        return {self.paths.figure("phantom_sheet", "png"), *(p for part in parts for p in part)}
 
     def add(self, key: str, kind: str | list[str], /, **properties: Any) -> Any:
         """A contextual entity; None values are left out."""
@@ -266,6 +296,9 @@ class Writer:
         records = self.paths.record("x", "x").parents[1]
         text = "a record and its circumstances per unit of work"
         self.records = self._folder(records, records.as_posix(), text)
+        if PUBLIC.is_dir():
+            text = "released split rules replayed on public label tables"
+            self._folder(PUBLIC, PUBLIC.as_posix(), text)
         for pointer in sorted(self.paths.artifacts.glob("*.dvc")):
             self._file(pointer, pointer.as_posix(), "DVC's pointer to artifacts")
         self.results = []
@@ -273,7 +306,7 @@ class Writer:
             (self.paths.summary.parent, "table"),
             (self.paths.figure("x", "svg").parent, "figure"),
         ):
-            for file in sorted(p for p in folder.glob("*") if p.is_file()):
+            for file in sorted(p for p in folder.glob("*") if p in self._made):
                 text = f"{text.split(',')[0]}, {banner(self.params)}"
                 self.results.append(self._file(file, file.as_posix(), text))
         if self.paths.report.is_dir():

@@ -28,7 +28,6 @@ SHOWN = 12  # lines of a group
 VARIANTS = 3  # different changes of one key that are printed each on its own
 WIDTH = 48
 MANY = object()  # stands for several values below one key
-HOW = ".circumstances.json"
 DATA = ("phantom", "manifest", "shards")
 SKIPPED = ("cost", "finished", "schema", "slurm_job")  # of circumstances: they always differ
 CELL_KEYS = ("value", "sd", "ci_low", "ci_high", "n")
@@ -108,9 +107,10 @@ def side(params: Params, name: str) -> Side:
     here = Paths(params.scale)
     kind, _, unit = name.partition("/")
     if kind in check.KINDS:
-        if not here.record(kind, unit).is_file():
+        result = _folder(here.results.as_posix())
+        if (kind, unit) not in result.records:
             raise ParamsError(f"{name}: no such unit; there is no {here.record(kind, unit)}")
-        return _chain(_folder(here.results.as_posix()), name, [(kind, unit)])
+        return _chain(result, name, [(kind, unit)])
     if name.count(":") > 1:
         from cxrmim import trace
 
@@ -120,6 +120,9 @@ def side(params: Params, name: str) -> Side:
             cell.address,
             [("downstream", r.id) for r in cell.runs],
         )
+        if not out.records:
+            why = cell.reason or "no run makes it"
+            raise ParamsError(f"{cell.address}: {cell.state}, nothing to compare: {why}")
         spread = {"sd": cell.sd, "ci_low": None, "ci_high": None, "n": cell.n}
         if cell.interval is not None:
             spread |= dict(zip(("ci_low", "ci_high"), cell.interval, strict=True))
@@ -180,14 +183,14 @@ def _side(name: str, files: dict[str, bytes], params: bytes) -> Side:
         folder, _, rest = path.partition("/")
         if folder == "records":
             kind, _, unit = rest.partition("/")
-            if unit.endswith(HOW):
-                out.circumstances[kind, unit.removesuffix(HOW)] = tree
+            if unit.endswith(check.HOW):
+                out.circumstances[kind, unit.removesuffix(check.HOW)] = tree
             else:
                 out.records[kind, unit.removesuffix(".json")] = tree
         elif rest == "summary.json":
             out.cells = tree.get("cells", {})
     if not out.records:
-        raise ParamsError(f"{name}: holds no records; name a folder like results/demo")
+        raise ParamsError(f"{name}: holds no records; name a folder like {Paths('demo').results}")
     try:
         out.params = yaml.safe_load(params) or {}
     except yaml.YAMLError as error:

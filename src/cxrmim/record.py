@@ -279,6 +279,8 @@ def read(path: Path) -> Tree:
         raise CheckError(f"{path}: no such record; run `snakemake --cores all`") from None
     except ValueError as error:
         raise CheckError(f"{path}: not valid JSON ({error}); restore it with git") from None
+    except RecursionError:
+        raise CheckError(f"{path}: not valid JSON (too deep); restore it with git") from None
     if not isinstance(tree, dict) or tree.get("schema") != SCHEMA:
         raise CheckError(f"{path}: not a record of schema {SCHEMA}; restore it with git")
     return tree

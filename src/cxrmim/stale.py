@@ -23,8 +23,21 @@ def faults(params: Params) -> Iterator[str]:
 
     Yields:
         One line per file: its name, the first cell or line that differs, the command that remakes
-        it. Nothing where no report has been made yet.
+        it; before these a record that is not as committed, as the fault may be its. Nothing where
+        no report has been made yet.
     """
+    found = list(_faults(params))
+    changed = check.uncommitted(params) if found else []
+    if changed:
+        more = f" (and {len(changed) - 1} more records)" if len(changed) > 1 else ""
+        yield (
+            f"{changed[0]}{more}: not as committed, and the report is of other records; "
+            f"restore it with git, unless a run has made it"
+        )
+    yield from found
+
+
+def _faults(params: Params) -> Iterator[str]:
     from cxrmim.report import build, outputs
 
     paths = Paths(params.scale)
@@ -54,14 +67,15 @@ def difference(path: Path, wanted: bytes) -> str:
             return _in_json(have, wanted.decode())
         if path.suffix == ".csv":
             return _in_csv(have, wanted.decode())
-    except ValueError:  # neither UTF-8 nor JSON
+    except (ValueError, RecursionError, csv.Error):  # neither UTF-8 nor JSON nor a table
         return "not what the records give"
     return _in_lines(have, wanted.decode())
 
 
 def _in_json(have: str, want: str) -> str:
     for key, left, right in check.differences(json.loads(have), json.loads(want)):
-        return f"{key} = {left!r}, but the records give {right!r}"
+        name = f"{key} = " if key else ""
+        return f"{name}{check.brief(left)}, but the records give {check.brief(right)}"
     return "the same values in another form than the records give"
 
 
@@ -74,7 +88,8 @@ def _in_csv(have: str, want: str) -> str:
             return f"{len(left)} lines, but the records give {len(right)}"
         for name, cell, true in zip_longest(right[0], one, other):
             if cell != true:
-                return f"line {number}, {name} = {cell!r}, but the records give {true!r}"
+                told = f"{check.brief(cell)}, but the records give {check.brief(true)}"
+                return f"line {number}, {name} = {told}"
     return "the same values in another form than the records give"
 
 

@@ -47,7 +47,7 @@ class Reordered(Noise):
 def build(params: Params, entry: str, stored: Stored, seed: int = 0) -> Method:
     """An entry's method in float64, training."""
     torch.manual_seed(seed)
-    return weights.build_method(params, entry, stored).double().train()
+    return weights.build_method(params.training(entry), entry, stored).double().train()
 
 
 def make_batch(

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +171,19 @@ class World:
         block = self.params.grid[table]
         cells = next(c for c in block.cells if c.dataset == dataset)
         return grid.runs_of_cell(self.params, entry, cells, percent)
+
+
+def added_p(difference: float, images: float, share: float, freedom: int) -> float:
+    """Two-sided p of a normal error plus Student's t, by adding up the density of the latter."""
+    from scipy.integrate import quad
+    from scipy.stats import norm, t
+
+    near, far, size = images**0.5, share**0.5, abs(difference)
+
+    def beyond(x: float) -> float:
+        return float(t.pdf(x, freedom) * norm.sf((size - far * x) / near))
+
+    edges = [(size + sigmas * near) / far for sigmas in range(-40, 41)]
+    cuts = sorted({*edges, *(float(x) for x in range(-9, 10) if edges[0] < x < edges[-1])})
+    inner = sum(quad(beyond, a, b)[0] for a, b in pairwise(cuts))
+    return 2 * (inner + float(t.sf(edges[-1], freedom)))

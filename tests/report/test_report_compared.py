@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 from chained import complete
-from scipy.stats import t
+from fabricated import added_p
 
 from cxrmim import grid
 from cxrmim.errors import CheckError
@@ -61,8 +61,7 @@ def test_three_seeds_by_hand(small) -> None:
     assert one.sd == pytest.approx(0.03)  # 0.01, 0.04, 0.07
     assert (one.n, one.family) == (3, "methods")
     images, share = 0.0006 / 3, 0.03**2 / 3  # (0.02² + 2 x 0.01²) / 3; over three seeds
-    freedom = (images + share) ** 2 / (images**2 / 3 + share**2 / 2)
-    assert one.p == pytest.approx(2 * t.sf(0.04 / (images + share) ** 0.5, freedom))
+    assert one.p == pytest.approx(added_p(0.04, images, share, 2), rel=1e-6)
 
 
 def test_the_files_say_the_same(small) -> None:

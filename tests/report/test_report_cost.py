@@ -75,6 +75,7 @@ def test_the_cost_is_that_of_the_whole_chain(world) -> None:
 def test_files_agree_and_mark_what_fails(world) -> None:
     complete(world)
     build.build_tables(world.params)
+    build.build_figures(world.params)
     build.build_page(world.params)
     text = world.paths.table(BLOCK, "csv").read_text()
     rows = {line["row"]: line for line in csv.DictReader(io.StringIO(text))}

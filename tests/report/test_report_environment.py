@@ -255,3 +255,10 @@ def test_equal_files_give_equal_groups_in_an_equal_order(files):
         path.unlink()
         path.write_bytes(content)
     assert files.groups() == first
+
+
+def test_cpu_hours_are_hours() -> None:
+    group = environment.Group(kind="shards", commit="a" * 40, count=2, cpu_seconds=5400.0)
+    assert group.cpu_hours == 1.5
+    (line,) = environment.lines([group])
+    assert "1.50 CPU hours" in line

@@ -467,3 +467,35 @@ def test_masked_patches_are_black_and_outlined(filled) -> None:
             assert not image[hidden].any()
             assert image[~hidden].any()
             assert len(axes.collections) == 1
+
+
+def test_a_bar_is_one_standard_deviation_each_way(filled) -> None:
+    world = filled()
+    figure = drawn(world, "medim_figure3_left")
+    table = cells.build(world.params, "medim_figure3_left", cells.layout_of("medim_figure3_left"))
+    wanted = {
+        round(200 * cell.sd, 6) for row in table.rows for cell in row.cells if cell.sd is not None
+    }
+    bars = [part for axes in figure.axes for part in axes.containers]
+    found = {
+        round(float(np.ptp(segment[:, 1])), 6)
+        for bar in bars
+        for lines in bar.lines[2]
+        for segment in lines.get_segments()
+    }
+    assert found - {0.0} == wanted - {0.0} != set()
+
+
+def test_the_dashed_line_is_the_best_trivial_baseline(filled) -> None:
+    from cxrmim.report import charts_cells
+
+    params = filled().params
+    table = cells.build(params, "medim_figure3_left", cells.layout_of("medim_figure3_left"))
+    several = 0
+    for index in range(len(table.columns)):
+        means = [row.cells[index].mean for row in table.rows if row.baseline]
+        known = [mean for mean in means if mean is not None]
+        several += len(set(known)) > 1
+        best = charts_cells._baseline(table, index)
+        assert (best[1] if best else None) == max(known, default=None)
+    assert several

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cxrmim.errors import CheckError
-from cxrmim.report import ledger, published, render, switches
+from cxrmim.report import cells, ledger, published, render, switches
 from cxrmim.report.book import Book
 from cxrmim.report.ledger import Line, Measured
 from cxrmim.report.statistics import contrast
@@ -251,3 +251,78 @@ def test_markdown_shows_whose_data_and_every_topic(make, public) -> None:
         assert render.plain(m.text) in text
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert {row.replace("\\|", "").count("|") for row in rows} == {7, 9}
+
+
+SIDES = [  # by hand, in order: our side, the side that is subtracted
+    (
+        "valid_as_test, all views: shared.images.train-valid",
+        "mgca, all views: shared.images.train-valid",
+    ),
+    (
+        "valid_as_test, frontal: shared.images.train-valid",
+        "mgca, frontal: shared.images.train-valid",
+    ),
+    ("medim_protocols:medim:covidx_10", "medim_protocols:medim:covidx-released_10"),
+    ("medim_protocols:medim:siim_10", "medim_protocols:medim:siim-released_10"),
+    ("fractions, by image: shared.images.train-valid", "mgca: shared.images.train-valid"),
+    ("fractions, by image: shared.images.train-test", "mgca: shared.images.train-test"),
+    ("fractions, by image: shared.images.valid-test", "mgca: shared.images.valid-test"),
+    ("fractions, by image: figures.cut_masks_test", "mgca: figures.cut_masks_test"),
+    (
+        "fractions, by image: figures.true_mask_dice_positive",
+        "mgca: figures.true_mask_dice_positive",
+    ),
+    (
+        "fractions, by patient: shared.patients.train-test",
+        "fractions, by image: shared.patients.train-test",
+    ),
+    ("mrm: figures.positive_rate_valid", "fractions, by patient: figures.positive_rate_valid"),
+    ("medim_table3:medim", "medim_table3:mgca"),
+    ("medim_figure3_left:medim", "medim_figure3_left:medim-none"),
+    ("medim_figure3_left:medim", "medim_figure3_left:medim-random"),
+    ("medim_figure3_left:medim", "medim_figure3_left:medim-low"),
+    ("medim_figure3_right:medim", "medim_figure3_right:medim-r25"),
+    ("medim_figure3_right:medim", "medim_figure3_right:medim-r75"),
+    ("medim_table3:medim", "medim_table3:medim-kwm"),
+    ("medim_table3:medim-kwm", "medim_table3:mgca"),
+    ("cmitm_table2:cmitm", "cmitm_table2:cmitm-joint"),
+    ("cmitm_figure2:cmitm", "cmitm_figure2:cmitm-s1"),
+    ("cmitm_figure2:cmitm", "cmitm_figure2:cmitm-nomitm"),
+    ("cmitm_table2:cmitm", "cmitm_table2:cmitm-nodecoder"),
+    ("cmitm_table2:cmitm", "cmitm_table2:cmitm-nomask"),
+    ("cmitm_figure3:cmitm", "cmitm_figure3:cmitm-r25"),
+    ("cmitm_figure3:cmitm", "cmitm_figure3:cmitm-r50"),
+    ("medim_protocols:medim:chexpert_10", "medim_protocols:medim:chexpert-released_10"),
+    ("dice_one of medim_table1:medim:siim_10 medim_table1:medim:siim_100", "dice_zero"),
+    ("dice_one of medim_table1:medim:siim_10 medim_table1:medim:siim_100", "dice_positive"),
+    ("dice_one of medim_table1:random:siim_10 medim_table1:random:siim_100", "dice_zero"),
+    ("fractions, by image: figures.empty_prediction_dice", "mgca: figures.empty_prediction_dice"),
+    ("medim_protocols:medim", "medim_protocols:medim-released"),
+    ("medim_protocols:medim:chexpert_10", "medim_protocols:medim-released:chexpert-released_10"),
+    ("medim_protocols:medim:covidx_10", "medim_protocols:medim-released:covidx-released_10"),
+    ("medim_protocols:medim:siim_10", "medim_protocols:medim-released:siim-released_10"),
+    ("medim_table1:mrm", "cmitm_table1:mrm"),
+    ("medim_table1:mrm:chexpert_1", "cmitm_table1:mrm:chexpert_1"),
+    ("medim_table1:mrm:chexpert_10", "cmitm_table1:mrm:chexpert_10"),
+    ("medim_table1:mrm:chexpert_100", "cmitm_table1:mrm:chexpert_100"),
+]
+
+
+def test_the_sides_of_every_comparison_are_the_ones_that_its_text_names() -> None:
+    """A sign or a cell that is swapped in ledger.yaml leaves every other test content."""
+
+    def sides(m) -> tuple[str, str]:
+        if m.kind == "public":
+            return f"{m.ours.rule}: {m.ours.path}", f"{m.other.rule}: {m.other.path}"
+        return m.ours + (f" of {' '.join(m.cells)}" if m.kind == "metric" else ""), m.other
+
+    stated = [e for entries in switches.load().values() for e in entries]
+    assert [sides(m) for e in stated for m in e.measured] == SIDES
+
+
+def test_the_table_of_both_protocols_names_its_sides() -> None:
+    layout = cells.layout_of("medim_protocols")
+    assert {key: name.endswith(", released") for key, name in layout.datasets.items()} == {
+        key: key.endswith("-released") for key in layout.datasets
+    }
+    assert dict(layout.names) == {"medim": "MedIM, paper", "medim-released": "MedIM, released"}

@@ -196,6 +196,17 @@ def test_hostile_text_of_every_other_part_is_text(book) -> None:
     assert text.count(str(escape(HOSTILE))) >= wanted + len(parts.environment)
 
 
+def test_a_slip_says_whether_it_was_computed_or_read(book) -> None:
+    parts = build.gathered(book)
+    text = build.filled(book, parts)[site.INDEX]
+    computed = sum(slip.computed for slip in parts.slips)
+    assert 0 < computed < len(parts.slips)
+    assert f"{len(parts.slips)} slips, {computed} of them computed from the published" in text
+    for slip in parts.slips:
+        (row,) = re.findall(rf'<tr><th class="left" scope="row">{slip.id}</th>.*', text)
+        assert row.endswith(f"<td>{'computed' if slip.computed else 'read'}</td></tr>")
+
+
 @given(st.text())
 def test_backticks_make_code_and_nothing_else(text: str) -> None:
     shown = build._ticked(text)

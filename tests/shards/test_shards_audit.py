@@ -104,6 +104,7 @@ def workspace(tmp_path, tree, monkeypatch):
     """A dataset of six images, 1 and 4 with the same pixels, with its manifest's record."""
     monkeypatch.chdir(tmp_path)
     tree["scales"]["demo"]["shards"] = {"side_downstream": 32}
+    del tree["grid"]["medim_protocols"]  # whose reading of the dataset would be stored too
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     params, paths = params_module.load("params.yaml", "demo"), Paths("demo")
     root = paths.phantom("siim")

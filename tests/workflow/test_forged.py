@@ -311,7 +311,9 @@ def test_metric_record_and_report_forged_together(forger, key):
     """The records alone cannot tell; the predictions can."""
     forger.edit(downstream(), lambda tree: FORGED[key](tree["metrics"]))
     if key == "metrics.value":
-        forger.caught(PATHS.summary, f"cells.{CELL}.")
+        text = forger.caught(PATHS.summary, f"cells.{CELL}.")
+        assert f"{downstream().as_posix()}: not as committed" in text
+    forger.caught(downstream(), key, "but the predictions give", full=True)
     forger.remake_report()
     status, text = forger.call("check")
     assert status == 0, text

@@ -122,10 +122,13 @@ def test_trace_leads_from_a_cell_to_raw_data(built):
 
 
 def test_trace_names_near_misses(built):
-    out = built.call("cxrmim", "trace", "medim_table1:medmi:chexpert_100")
+    out = built.call("cxrmim", "trace", "medim_table1:m:chexpert_100")
     assert out.returncode != 0
-    assert "medim" in out.stderr.lower()
+    assert "medim" in out.stderr.lower() and "mgca" in out.stderr.lower()
     assert "Traceback" not in out.stderr
+    out = built.call("cxrmim", "trace", "medim_table1:medmi:chexpert_100")
+    assert out.returncode == 0
+    assert "medim_table1:medim:chexpert_100" in out.stdout
 
 
 def test_a_swapped_checkpoint_is_bad(built, tmp_path):

@@ -25,7 +25,8 @@ FEW, WIDER = 2, 0.2  # entries of a panel of one column; what a wider one takes 
 NOTE = (
     "Each point: the mean of the total loss over a fiftieth of the steps. A panel has a scale of "
     "its own: losses of different terms cannot be compared, and within a panel a lower loss need "
-    "not be a better encoder (an easier mask is restored better)."
+    "not be a better encoder (an easier mask is restored better, a term of a smaller "
+    "weight adds less, as restoration does in medim-released)."
 )
 CYCLE = (
     charts.Look("#0072B2", "o"),

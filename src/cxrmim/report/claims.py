@@ -13,7 +13,7 @@ from typing import Literal
 
 from cxrmim.grid import Run
 from cxrmim.params import Params
-from cxrmim.report import claims_data, claims_rule, statistics
+from cxrmim.report import cells, claims_data, claims_rule, published, statistics
 from cxrmim.report.book import Book
 from cxrmim.report.cells import Cell
 from cxrmim.report.claims_data import Claim, Comparison
@@ -41,6 +41,7 @@ HEADER = (
     "needs",
     "published",
     "published_failing",
+    "here",
 )
 SLIP_HEADER = ("slip", "paper", "place", "says", "found", "why", "kind")
 RULE = (
@@ -73,6 +74,7 @@ class Verdict:
         published: verdict on the published means alone.
         failing: the comparisons that fail there.
         detail: a line for each comparison.
+        here: what the claim's rows are on this scale that they are not in the paper, "" if nothing.
     """
 
     id: str
@@ -90,6 +92,7 @@ class Verdict:
     published: str
     failing: tuple[str, ...]
     detail: tuple[str, ...]
+    here: str = ""
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def to_csv(verdicts: Sequence[Verdict]) -> str:
         lines.append(
             [
                 *(v.id, v.paper, v.place, v.says, str(len(v.detail)), v.verdict, *numbers),
-                *(p, v.weakest, v.needs, v.published, "; ".join(v.failing)),
+                *(p, v.weakest, v.needs, v.published, "; ".join(v.failing), v.here),
             ]
         )
     return csv_text(lines)
@@ -168,12 +171,15 @@ def to_markdown(verdicts: Sequence[Verdict], params: Params) -> str:
     ]
     for v in verdicts:
         p = "" if v.p is None else f"{v.p:.3g}"
-        texts = [v.id, v.says, v.verdict, v.weakest, _effect(v), p, v.needs, v.published]
+        says = v.says + (f" (Here {v.here}.)" if v.here else "")
+        texts = [v.id, says, v.verdict, v.weakest, _effect(v), p, v.needs, v.published]
         lines.append(pipes(texts))
     lines += ["", "## Each claim"]
     for v in verdicts:
         lines += ["", f"### {plain(v.id)}", "", f"{v.paper}, {plain(v.place)}. {plain(v.says)}", ""]
         lines.append(f"Verdict: {v.verdict}. Published: {v.published}.")
+        if v.here:
+            lines.append(f"Here {plain(v.here)}.")
         if v.weakest:
             lines.append(f"Weakest comparison: {plain(v.weakest)}.")
         if v.needs:
@@ -267,7 +273,23 @@ def _judged(book: Book, claim: Claim, held: _Measured, ruling: Ruling) -> Verdic
             f"one-sided p {c.greater:.3g}{_printed(one)}"
             for one, c in zip(comparisons, held.contrasts, strict=True)
         ),
+        here=_here(book.params, held.cells),
     )
+
+
+def _here(params: Params, addresses: Iterable[str]) -> str:
+    """Rows that stand in for the paper's, or have another value of the option that is compared."""
+    found = []
+    for block, entry in dict.fromkeys(tuple(a.split(":")[:2]) for a in addresses):
+        said = cells.stand_in(params, entry)
+        if said:
+            found.append(f"{entry} is a stand-in: {said}")
+        point = published.points(block).get(entry)
+        if point is not None:
+            ours = params.pretraining(entry)[1].options.get(point.option)
+            if ours != point.value:
+                found.append(f"{entry} has {point.option} {ours:g}, the paper's {point.value:g}")
+    return "; ".join(dict.fromkeys(found))
 
 
 def _needs(book: Book, comparisons: list[Comparison], held: _Measured, ruling: Ruling) -> str:
@@ -284,16 +306,18 @@ def _needs(book: Book, comparisons: list[Comparison], held: _Measured, ruling: R
             f"to {outcome} it: over {LIMIT} times the seeds and test images, as good as no "
             f"difference measured"
         )
+    last = claims_rule.decider(held.contrasts, found)
+    by = "" if last == ruling.weakest else f" (by {comparisons[last].label})"
     seeds = f"{found.seeds} {kind} seeds" if found.seeds > 1 else "the one run"
     if found.images == 1:
-        return f"to {outcome} it: {seeds} instead of {has}"
-    chosen = [comparisons[ruling.weakest]]
+        return f"to {outcome} it{by}: {seeds} instead of {has}"
+    chosen = [comparisons[last]]
     if outcome == "support":
         pairs = zip(comparisons, held.contrasts, strict=True)
         chosen = [one for one, c in pairs if c.greater >= ruling.level]
     sizes = _sizes(book, [held.cells[address] for address in _addresses(chosen)])
     grown = ", ".join(f"{name} {n} to {ceil(found.images * n)}" for name, n in sizes.items())
-    return f"to {outcome} it: {found.images:.1f} times the test images ({grown}) and {seeds}"
+    return f"to {outcome} it{by}: {found.images:.1f} times the test images ({grown}) and {seeds}"
 
 
 def _sizes(book: Book, found: Iterable[Cell]) -> dict[str, int]:

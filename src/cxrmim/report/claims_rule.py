@@ -112,6 +112,11 @@ def need(claim: Sequence[Contrast], level: float) -> Need | None:
     return None if both is None else Need(_times(has, both), both / TENTH)
 
 
+def decider(claim: Sequence[Contrast], size: Need) -> int:
+    """Position of the comparison that decides at a size: the largest p there, not today's."""
+    return int(np.argmax(scaled(claim, size.seeds, size.images)))
+
+
 def decided(claim: Sequence[Contrast], seeds: int, images: float, level: float) -> bool:
     """Whether the measured effects decide a claim at other numbers of seeds and test images.
 

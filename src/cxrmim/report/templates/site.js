@@ -88,7 +88,7 @@
 
   // A link into a folded part opens it.
   const open = () => {
-    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const target = document.querySelector(":target");
     target?.closest("details")?.setAttribute("open", "");
     if (target) target.scrollIntoView();
   };
