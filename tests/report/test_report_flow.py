@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from cxrmim import grid
 from cxrmim.errors import CheckError
 from cxrmim.report import flow
-from cxrmim.report.records import Records
 
 Tree = dict[str, Any]
 REASONS = ["view is lateral", "image is missing", "further row of an image", "unknown class"]
@@ -61,7 +60,7 @@ def world(make):
 
 
 def found(world, name: str) -> flow.Flow:
-    return next(f for f in flow.datasets(world.params, Records(world.params)) if f.entry == name)
+    return next(f for f in flow.datasets(world.params) if f.entry == name)
 
 
 def entry(world, used: bool = True) -> str:
@@ -69,7 +68,7 @@ def entry(world, used: bool = True) -> str:
 
 
 def test_every_entry_has_a_flow_and_replayed_ones_are_marked(world):
-    flows = flow.datasets(world.params, Records(world.params))
+    flows = flow.datasets(world.params)
     params = world.params
     assert sorted(f.entry for f in flows) == sorted([*grid.datasets(params), *grid.audited(params)])
     assert {f.entry for f in flows if not f.used} == set(grid.audited(params))
@@ -201,7 +200,7 @@ def test_numbers_that_do_not_add_up_are_refused(world, what):
     path.write_text(json.dumps(tree))
     assert path.read_text() != before
     with pytest.raises(CheckError, match=path.name) as caught:
-        flow.datasets(world.params, Records(world.params))
+        flow.datasets(world.params)
     assert "\n" not in str(caught.value)
 
 
@@ -209,4 +208,4 @@ def test_a_missing_record_is_refused(world):
     path = world.paths.record("shards", entry(world, used=False))
     path.unlink()
     with pytest.raises(CheckError, match="no such record"):
-        flow.datasets(world.params, Records(world.params))
+        flow.datasets(world.params)

@@ -118,11 +118,16 @@ def lines(params: Params) -> list[Line]:
     Raises:
         CheckError: a record is missing or no audit.
     """
+    return [_line(params, name, used) for name, used in entries(params)]
+
+
+def entries(params: Params) -> list[tuple[str, bool]]:
+    """Every dataset entry that the scale reads, those of one dataset together; is it in use?"""
     used = grid.datasets(params)
     names = [*used, *grid.audited(params)]
     order = grid.roots(params)
     names.sort(key=lambda name: order.index(grid.reader(params, name)))
-    return [_line(params, name, name in used) for name in names]
+    return [(name, name in used) for name in names]
 
 
 def _line(params: Params, name: str, used: bool) -> Line:

@@ -13,7 +13,7 @@ from cxrmim import grid, record
 from cxrmim.errors import CheckError
 from cxrmim.params import Params
 from cxrmim.paths import Paths
-from cxrmim.report.records import Records
+from cxrmim.report import audit
 
 Tree = dict[str, Any]
 Counts = Mapping[str, int | None]
@@ -77,21 +77,16 @@ class Flow:
     unstored: int
 
 
-def datasets(params: Params, records: Records) -> list[Flow]:
+def datasets(params: Params) -> list[Flow]:
     """The flow of every entry that the scale reads, those of one dataset together.
 
     Args:
         params: all parameters.
-        records: reader of the scale's records.
 
     Raises:
         CheckError: a record is missing, holds no flow, or its numbers do not add up.
     """
-    used = grid.datasets(params)
-    names = [*used, *grid.audited(params)]
-    order = grid.roots(params)
-    names.sort(key=lambda name: order.index(grid.reader(params, name)))
-    return [_flow(params, name, name in used) for name in names]
+    return [_flow(params, name, used) for name, used in audit.entries(params)]
 
 
 def _flow(params: Params, name: str, used: bool) -> Flow:

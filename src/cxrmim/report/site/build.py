@@ -87,7 +87,7 @@ def gathered(book: Book) -> Parts:
         verdicts=claims.evaluate(book),
         slips=claims.slips(),
         ledger=ledger.rows(book),
-        flows=flow.datasets(book.params, book.records),
+        flows=flow.datasets(book.params),
         environment=environment.summary(book.params),
     )
 
