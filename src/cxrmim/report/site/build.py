@@ -127,6 +127,7 @@ def filled(book: Book, parts: Parts) -> dict[str, str]:
         official=leaks.official(audited, real),
         differing=start.differing(book.params, lineage),
         clear=start.clear(parts.ledger),
+        tested=sum(m.p is not None for line in parts.ledger for m in line.measured),
         pending=_pending(book.tables, shown),
         unbuilt=[name for name in params.grid if not _has_plugin(name)],
         example=_example(book.tables, compared),

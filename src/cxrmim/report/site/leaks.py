@@ -93,7 +93,8 @@ def official(audited: list[Leak], real: list[Rule]) -> list[Official]:
 
 
 def _shared(rule: Rule) -> str:
-    return ", ".join(f"{name} {rule.shared[name]}" for name in rule.leaking) or NONE
+    told = ", ".join(f"{name} {rule.shared[name]}" for name in rule.leaking) or NONE
+    return f"{told} (train / valid / test: {' / '.join(rule.sizes)} images)"
 
 
 def _told(line: Line) -> str:
