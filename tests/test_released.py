@@ -17,6 +17,13 @@ def flagged(loaded):
     return [name for name, entry in loaded.pretrain.entries.items() if entry.released]
 
 
+def as_released(loaded, code, name):
+    """How the official code reads a dataset, but for what its entry states itself."""
+    entry = loaded.manifest.entries[name]
+    reader, options = code.reading(entry.dataset)
+    return reader, params.merge(options, entry.set)
+
+
 def test_a_released_entry_is_trained_as_under_the_released_protocol(demo, code):
     assert flagged(demo)
     for entry in flagged(demo):
@@ -33,7 +40,7 @@ def test_its_record_states_all_that_the_released_protocol_changes(demo, code):
         found = grid.config(demo, "pretrain", f"{entry}-s0")
         wanted = grid.config(code, "pretrain", f"{method}-s0")
         assert found | {"corpus": wanted["corpus"]} == wanted
-        assert demo.reading(found["corpus"]) == code.reading(wanted["corpus"])
+        assert demo.reading(found["corpus"]) == as_released(demo, code, found["corpus"])
 
 
 def test_other_entries_are_untouched(demo):
@@ -54,7 +61,7 @@ def test_a_released_dataset_is_read_and_tested_as_the_code_does(demo, code):
     assert {demo.reading(n)[0] for n in entries} >= {"chexpert", "covidx", "siim"}
     for name in entries:
         reader = demo.reading(name)[0]
-        assert demo.reading(name) == code.reading(reader)
+        assert demo.reading(name) == as_released(demo, code, name)
         assert demo.testing(name).downstream == code.downstream != demo.downstream
         assert demo.testing(reader) is demo
 

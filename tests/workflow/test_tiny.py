@@ -124,7 +124,7 @@ def test_trace_leads_from_a_cell_to_raw_data(built):
 def test_trace_names_near_misses(built):
     out = built.call("cxrmim", "trace", "medim_table1:m:chexpert_100")
     assert out.returncode != 0
-    assert "medim" in out.stderr.lower() and "mgca" in out.stderr.lower()
+    assert "mae, medim" in out.stderr
     assert "Traceback" not in out.stderr
     out = built.call("cxrmim", "trace", "medim_table1:medmi:chexpert_100")
     assert out.returncode == 0
