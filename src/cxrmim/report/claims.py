@@ -15,16 +15,15 @@ from cxrmim.grid import Run
 from cxrmim.params import Params
 from cxrmim.report import cells, claims_data, claims_rule, published, statistics
 from cxrmim.report.book import Book
-from cxrmim.report.cells import Cell
+from cxrmim.report.cells import PERCENT, Cell
 from cxrmim.report.claims_data import Claim, Comparison
 from cxrmim.report.claims_rule import LIMIT, Outcome, Ruling
 from cxrmim.report.claims_slips import Slip, slips
-from cxrmim.report.render import banner, csv_text, pipes, plain
+from cxrmim.report.render import banner, csv_text, pipes, plain, signed
 from cxrmim.report.statistics import Contrast
 
 __all__ = ["Slip", "Verdict", "evaluate", "slips", "slips_to_csv", "to_csv", "to_markdown"]
 
-PERCENT = 100.0
 SHOWN = 3  # waiting cells that are named
 HEADER = (
     "claim",
@@ -345,7 +344,7 @@ def _interval(difference: float, low: float, high: float) -> str:
 
 def _signed(points: float | None) -> str:
     """Points as printed, no -0.00; an empty text for None."""
-    return "" if points is None else f"{round(points, 2) + 0.0:+.2f}"
+    return "" if points is None else signed(points)
 
 
 def _counts(words: Iterable[str]) -> str:

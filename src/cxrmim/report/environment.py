@@ -56,11 +56,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Spent:
-    """Cost of a unit: CPU seconds, peak MiB (0 if not stated), and the day on which it ended."""
+    """Cost of a unit: CPU seconds (None if not stated), peak MiB (0), and when it ended (UTC)."""
 
-    cpu_seconds: float = 0.0
+    cpu_seconds: float | None = None
     peak_mb: int = 0
-    day: str = ""
+    finished: str = ""
 
 
 @dataclass(frozen=True, order=True)
@@ -104,48 +104,31 @@ def summary(params: Params) -> list[Group]:
     stops: dict[str, int] = {}
     for kind, unit in grid.units(params):
         stops.setdefault(kind, len(stops))
-        path = Paths(params.scale).circumstances(kind, unit)
-        if path.is_file():
-            held = _Circumstances(path.as_posix(), record.read(path))
-            setting, spent = held.setting(kind), held.spent()
-        else:
-            setting, spent = Setting(kind), Spent()
+        setting, spent = told(params, kind, unit) or (Setting(kind), Spent())
         found.setdefault(setting, []).append(spent)
     groups = [_group(setting, spent) for setting, spent in found.items()]
     return sorted(groups, key=lambda g: (stops[g.kind], not g.recorded, -g.count, g))
 
 
-def lines(groups: list[Group]) -> list[str]:
-    """A sentence a group."""
-    return [_line(group) for group in groups]
+def told(params: Params, kind: str, unit: str) -> tuple[Setting, Spent] | None:
+    """How a unit came about, None where git has no circumstances of it.
 
-
-def _line(group: Group) -> str:
-    head = f"{group.kind}: {group.count:,} unit{'s' * (group.count != 1)}"
-    if not group.recorded:
-        return f"{head} without circumstances"
-    days = group.first if group.first == group.last else f"{group.first} to {group.last}"
-    return ", ".join(
-        [
-            f"{head} at commit {group.commit[:12]}{' with uncommitted changes' * group.dirty}",
-            f"Python {group.python}",
-            group.packages,
-            f"{group.threads} thread{'s' * (group.threads != 1)}",
-            group.machine,
-            group.cuda or "no GPU",
-            f"{group.cpu_hours:,.2f} CPU hours",
-            f"at most {group.peak_mb:,} MiB",
-            days,
-        ]
-    )
+    Raises:
+        CheckError: they hold something else than they must.
+    """
+    path = Paths(params.scale).circumstances(kind, unit)
+    if not path.is_file():
+        return None
+    held = _Circumstances(path.as_posix(), record.read(path))
+    return held.setting(kind), held.spent()
 
 
 def _group(setting: Setting, spent: list[Spent]) -> Group:
-    days = sorted(one.day for one in spent)
+    days = sorted(one.finished[: len("2000-01-01")] for one in spent)
     return Group(
         **asdict(setting),
         count=len(spent),
-        cpu_seconds=math.fsum(one.cpu_seconds for one in spent),
+        cpu_seconds=math.fsum(one.cpu_seconds or 0.0 for one in spent),
         peak_mb=max(one.peak_mb for one in spent),
         first=days[0],
         last=days[-1],
@@ -182,12 +165,11 @@ class _Circumstances:
         )
 
     def spent(self) -> Spent:
-        """Its cost; what it does not state is 0."""
+        """Its cost."""
         cost = self._table("cost")
-        seconds = self._number("cost", "cpu_seconds") if "cpu_seconds" in cost else 0.0
+        seconds = self._number("cost", "cpu_seconds") if "cpu_seconds" in cost else None
         peak = self._number("cost", "peak_mb", whole=True) if "peak_mb" in cost else 0
-        day = self._text(TIME, "finished")[: len("2000-01-01")]
-        return Spent(seconds, int(peak), day)
+        return Spent(seconds, int(peak), self._text(TIME, "finished"))
 
     def _value(self, *keys: str) -> Any:
         found: Any = self.tree

@@ -88,14 +88,15 @@ class Measured:
         if self.difference is None:
             return self.reason
         if self.kind == "public":
-            sides = [
+            counts = [
                 _count(value) + ("" if total is None else f" of {_count(total)}")
                 for value, total in zip((self.ours_value, self.other_value), self.of, strict=True)
             ]
-            return f"ours {sides[0]}, other {sides[1]} {self.unit}"
-        out = f"{_signed(self.difference)} ({self.ours_value:.2f} against {self.other_value:.2f})"
+            return f"ours {counts[0]}, other {counts[1]} {self.unit}"
+        sides = f"{self.ours_value:.2f} against {self.other_value:.2f}"
+        out = f"{render.signed(self.difference)} ({sides})"
         if self.high is not None and self.low is not None and self.p is not None:
-            bounds = f"{_signed(self.low)} to {_signed(self.high)}"
+            bounds = f"{render.signed(self.low)} to {render.signed(self.high)}"
             out += f", 95% interval {bounds}, p = {self.p:.2g}"
         out += f", n = {self.n}" if self.n else ""
         return out + ("" if self.paired else "; not paired")
@@ -303,11 +304,6 @@ def _source(params: Params) -> str:
     return f"{params.manifest.source} data"
 
 
-def _signed(points: float) -> str:
-    """Two digits and a sign; no -0.00."""
-    return f"{round(points, 2) + 0.0:+.2f}"
-
-
 def _count(value: float | None) -> str:
     return "" if value is None else f"{value:,.2f}".removesuffix(".00")
 
@@ -325,7 +321,7 @@ def to_csv(lines: Sequence[Line]) -> str:
             tail = [
                 m.kind, m.what, m.ours, m.other,
                 *("" if v is None else f"{v:.2f}" for v in sides), m.unit,
-                *("" if v is None else _signed(v) for v in signed),
+                *("" if v is None else render.signed(v) for v in signed),
                 "" if m.p is None else f"{m.p:.3g}",
                 str(m.n), "yes" if m.paired else "no", m.source, m.reason,
             ]  # fmt: skip

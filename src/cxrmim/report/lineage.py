@@ -6,7 +6,7 @@ compared: a record must name the bytes of the records that it builds on.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from cxrmim.errors import CheckError, ParamsError
 from cxrmim.grid import Run
 from cxrmim.params import Params
 from cxrmim.paths import Paths
+from cxrmim.report import environment
+from cxrmim.report.environment import Setting
 from cxrmim.report.records import Records
 
 Tree = dict[str, Any]
@@ -45,20 +47,6 @@ class File:
 
 
 @dataclass(frozen=True)
-class Made:
-    """Code and machine that made units of work; many share one."""
-
-    commit: str
-    dirty: bool
-    python: str
-    packages: tuple[tuple[str, str], ...]
-    lock: str
-    machine: str
-    cuda: str
-    threads: int
-
-
-@dataclass(frozen=True)
 class Unit:
     """One unit of work as its record and circumstances tell it.
 
@@ -75,7 +63,7 @@ class Unit:
         inputs: files that it read, raw ones among them.
         outputs: files that it wrote.
         parents: (kind, id) of the units that it builds on.
-        made: by which code and machine, None where git has no circumstances.
+        made: by which code and machine, whatever the stop; None where git has no circumstances.
         finished: when, in UTC.
         cpu_seconds: what it cost, None where that was not noted.
     """
@@ -92,7 +80,7 @@ class Unit:
     inputs: tuple[File, ...]
     outputs: tuple[File, ...]
     parents: tuple[tuple[str, str], ...]
-    made: Made | None
+    made: Setting | None
     finished: str
     cpu_seconds: float | None
 
@@ -179,7 +167,7 @@ class Lineage:
                     f"{path}: parents.{'/'.join(parent)} is not the sha256 of "
                     f"{self._paths.record(*parent)}; run `snakemake --cores all`"
                 )
-        made, finished, seconds = self._circumstances(kind, name)
+        how = environment.told(self.params, kind, name)
         raw = tree["details"].get("raw") if kind == "shards" else None
         place = grid.reader(self.params, name) if raw else ""
         inputs = [_file(key, entry) for key, entry in tree["inputs"].items()]
@@ -198,9 +186,9 @@ class Lineage:
             inputs=tuple(inputs),
             outputs=tuple(_file(key, entry) for key, entry in tree["outputs"].items()),
             parents=parents,
-            made=made,
-            finished=finished,
-            cpu_seconds=seconds,
+            made=replace(how[0], kind="") if how else None,
+            finished=how[1].finished if how else "",
+            cpu_seconds=how[1].cpu_seconds if how else None,
         )
 
     def _hash(self, kind: str, name: str) -> str:
@@ -210,24 +198,6 @@ class Lineage:
                 raise CheckError(f"{path}: no such record; run `snakemake --cores all`")
             self._hashes[kind, name] = record.sha256(path)
         return self._hashes[kind, name]
-
-    def _circumstances(self, kind: str, name: str) -> tuple[Made | None, str, float | None]:
-        path = self._paths.circumstances(kind, name)
-        if not path.is_file():
-            return None, "", None
-        tree = record.read(path)
-        place, cuda = tree["environment"], tree["environment"]["cuda"]
-        made = Made(
-            commit=tree["commit"] or "not in git",
-            dirty=bool(tree["dirty"]),
-            python=place["python"],
-            packages=tuple((key, str(place["packages"][key])) for key in sorted(place["packages"])),
-            lock=place["lock"] or "none",
-            machine=f"{place['system']} {place['machine']}",
-            cuda=f"{cuda['device']}, CUDA {cuda['version']}" if cuda else "no GPU",
-            threads=int(place["threads"]),
-        )
-        return made, tree["finished"], tree["cost"].get("cpu_seconds")
 
 
 def at_paper_scale(params: Params) -> Params | None:

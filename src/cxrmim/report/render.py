@@ -72,6 +72,11 @@ def seeding(params: Params) -> str:
     return f"{trained} of each row, {second} downstream {'seed' if second == 1 else 'seeds'}"
 
 
+def signed(points: float) -> str:
+    """Points with sign and two decimals; the sign of what rounds to 0 is +."""
+    return f"{round(points, 2) + 0.0:+.2f}"
+
+
 def number(value: float | None, decimals: int = 2) -> str:
     """A share as x100, an empty text for None."""
     return "" if value is None else f"{PERCENT * value:.{decimals}f}"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from cxrmim.params import Params
+from cxrmim.report import render
 from cxrmim.report.cells import PERCENT, Table
 from cxrmim.report.statistics import Comparison
 
@@ -119,8 +120,7 @@ def _lead(c: Comparison, sign: int) -> Lead:
 
 def signed(value: float) -> str:
     """A number x100 with its sign and two decimals; the sign of what rounds to 0 is +."""
-    text = f"{round(value, 2) + 0.0:+.2f}"
-    return text.replace("-", MINUS)
+    return render.signed(value).replace("-", MINUS)
 
 
 def chance(p: float) -> str:

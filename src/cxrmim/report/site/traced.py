@@ -8,7 +8,8 @@ from typing import Any
 
 from cxrmim import grid
 from cxrmim.report.cells import Cell, Table
-from cxrmim.report.lineage import File, Lineage, Made, Unit
+from cxrmim.report.environment import Setting
+from cxrmim.report.lineage import File, Lineage, Unit
 
 Change = tuple[str, Any, Any]  # dotted key, value here, value at the papers' scale
 Changes = tuple[Change, ...] | None  # None: the papers' scale has nothing to compare with
@@ -53,7 +54,7 @@ class Traced:
     settings: dict[tuple[str, str], Settings]
     weights: tuple[Unit, ...]
     data: tuple[Unit, ...]
-    made: dict[Made, str]
+    made: dict[Setting, str]
     shared: tuple[Change, ...]
     changes: dict[str, Changes]
 
@@ -70,7 +71,7 @@ class Traced:
         """Checkpoint and seed of a run."""
         return f"{grid.Run.parse(unit.id).checkpoint}, seed {unit.seed}"
 
-    def makers(self, cell: Cell) -> list[Made | None]:
+    def makers(self, cell: Cell) -> list[Setting | None]:
         """Code and machines of a cell's runs, each once."""
         return list(dict.fromkeys(run.made for run in self.runs[cell.address]))
 
