@@ -4,16 +4,10 @@ from snakemake.utils import min_version
 
 min_version("9.20")
 
-import shlex
-import sys
-
 from cxrmim.plan import lay_out
 
 # The one thing that can be set from outside: `--config scale=phantom` for another scale.
 plan = lay_out(config)
-
-# Jobs run with the interpreter that runs Snakemake; a bare `python` on a cluster node is another one.
-shell.prefix(f"set -euo pipefail; PYTHON={shlex.quote(sys.executable)}; ")
 
 
 wildcard_constraints:
@@ -24,6 +18,7 @@ wildcard_constraints:
     checkpoint="|".join(plan.checkpoints) or "none",
 
 
+include: "workflow/run.smk"
 include: "workflow/rules/phantom.smk"
 include: "workflow/rules/manifest.smk"
 include: "workflow/rules/shards.smk"
@@ -34,6 +29,7 @@ include: "workflow/rules/report.smk"
 
 localrules:
     all,
+    phantom_sheet,
     tables,
     figures,
     page,

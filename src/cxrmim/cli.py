@@ -23,6 +23,12 @@ STOPS = {
     "downstream": "do the runs of one downstream job",
     "report": "make tables, figures and the page from the records",
 }
+RUNS = {  # of a run that is under way, or was; a module of the command's name each
+    "status": "how far is the run: done, running, failed, pending; time left; what failed last",
+    "logs": "print the log of a unit of work, found by its id",
+    "recover": "after a killed run: cancel its orphans on the cluster and unlock",
+    "pack": "write the checkout as a zip without git, for a blind review",
+}
 AUDITS = {
     "doctor": "is this machine ready for the scale? what is missing, and where to get it",
     "grid": "list every pretraining, count the runs of each table, and name what lacks code",
@@ -47,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         stop: Any = importlib.import_module(f"cxrmim.{arguments[0]}.__main__")
         status: int = stop.main(arguments[1:])
         return status
+    if arguments and arguments[0] in RUNS:
+        return _of_a_run(arguments[0], arguments[1:])
     args = _parser().parse_args(arguments)
     if args.command is None:
         _parser().print_help()
@@ -58,6 +66,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
 
 
+def _of_a_run(name: str, arguments: list[str]) -> int:
+    """Call a command of `RUNS`; its module is imported by this call alone."""
+    module: Any = importlib.import_module(f"cxrmim.{name}")
+    parser = argparse.ArgumentParser(prog=f"cxrmim {name}", description=RUNS[name])
+    module.add_arguments(parser)
+    job.add_common(parser)
+    args = parser.parse_args(arguments)
+    return job.guarded(
+        lambda: module.command(params.load(args.params, args.scale), args, say),
+        debug=args.debug,
+        name=f"cxrmim {name}",
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(
         prog="cxrmim",
@@ -65,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         "audit with `dvc repro` and the commands below.",
     )
     commands = out.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for name, text in STOPS.items():
+    for name, text in {**STOPS, **RUNS}.items():
         commands.add_parser(name, help=text, add_help=False)
     audits = {name: commands.add_parser(name, help=text) for name, text in AUDITS.items()}
     for sub in audits.values():
@@ -151,8 +173,10 @@ def say(line: str) -> None:
 
 
 def _grid(loaded: Params, args: argparse.Namespace) -> None:
+    from cxrmim.plan import Plan
+
     del args
-    say(f"scale {loaded.scale}, data {loaded.manifest.source}")
+    say(f"{Plan(loaded, Paths(loaded.scale)).announcement}; data: {loaded.manifest.source}")
     say("")
     say(
         f"{len(grid.entries(loaded))} initialisations, {len(grid.trained(loaded))} of them trained:"

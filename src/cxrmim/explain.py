@@ -36,7 +36,8 @@ def fault(
     found = error.errors()
     # A misspelt key also leaves the right one missing: name the misspelling.
     first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
-    loc = [str(part) for part in first["loc"]]
+    # Of a union pydantic names the member, as `literal['a','b']`, which is no key.
+    loc = [str(part) for part in first["loc"] if "[" not in str(part)]
     key = ".".join([*([where] if where else []), *loc])
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(loc[-1], _sibling_keys(model, loc[:-1]), n=1)

@@ -1,7 +1,6 @@
 """The sole enumerator: params -> pretrainings, downstream runs and the jobs that group them.
 
-Nothing here looks at the disk; `paths` says where a unit of work lies, `pending` which units the
-project has no code for yet.
+Nothing here looks at the disk; `paths` says where a unit lies, `pending` which have no code yet.
 """
 
 from collections.abc import Iterator
@@ -218,14 +217,15 @@ def view(params: Params, run: Run) -> Params:
 
 
 def jobs(params: Params) -> list[Job]:
-    """The runs cut into processes as ``downstream.cut`` says."""
+    """The runs cut into processes as ``downstream.cut`` says; a baseline's are always one."""
     groups: dict[str, list[Run]] = {}
+    cut = params.downstream.cut
     for run in runs(params):
-        key = run.checkpoint
-        if params.downstream.cut == "fraction":
-            key += f".{run.dataset}-{run.task}-{run.percent}"
-        elif params.testing(run.dataset) is not params:
-            key += ".released"
+        key, how = run.checkpoint, cut if isinstance(cut, str) else cut.get(run.task, "fraction")
+        if how == "checkpoint" or run.baseline is not None:
+            key += ".released" if params.testing(run.dataset) is not params else ""
+        else:
+            key += f".{run.dataset}-{run.task}" + (f"-{run.percent}" if how == "fraction" else "")
         groups.setdefault(key, []).append(run)
     return [Job(key, tuple(group)) for key, group in groups.items()]
 

@@ -22,6 +22,7 @@ from cxrmim.schema import (
     Block,
     DownstreamParams,
     Entry,
+    Gpus,
     ManifestParams,
     Method,
     Name,
@@ -45,6 +46,7 @@ class Params(Strict):
     protocol: Literal["paper", "released"]
     seeds: Seeds
     threads: Threads
+    gpus: Gpus
     phantom: PhantomParams
     manifest: ManifestParams
     shards: ShardsParams
@@ -263,6 +265,11 @@ def _validate_plugins(params: Params) -> None:
     for task in set(DownstreamParams.model_fields) - FRAME:
         for which in (params, params.released):
             plugin_options("task", task, getattr(which.downstream, task), f"downstream.{task}")
+    if pretrain.processes % pretrain.nodes:
+        raise ParamsError(
+            f"pretrain.nodes = {pretrain.nodes}: must divide pretrain.processes = "
+            f"{pretrain.processes}; every node starts as many"
+        )
     for name, variant in pretrain.entries.items():
         corpus = params.manifest.entries.get(variant.corpus or "")
         if variant.corpus is not None and (corpus is None or corpus.audit):

@@ -3,6 +3,8 @@
 Everything comes from `grid` and `paths`; this module arranges it as lists of inputs and outputs.
 """
 
+import signal
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +28,7 @@ class JobPlan:
     inputs: list[Path]
     artifacts: list[Path]
     outputs: list[Path]
+    resources: dict[str, int | str]
     state: str
 
 
@@ -108,11 +111,79 @@ class Plan:
 
     @property
     def pretrain_launcher(self) -> str:
-        """How Python starts a pretraining: under torchrun where several processes share it."""
-        count = self.params.pretrain.processes
-        if count == 1:
-            return "-m cxrmim.pretrain"
-        return f"-m torch.distributed.run --standalone --nproc-per-node {count} -m cxrmim.pretrain"
+        """How a shell starts a pretraining: under torchrun where several processes share it.
+
+        Over several nodes srun starts a torchrun on each. Snakemake runs on the first of them, so
+        its host name is where they meet; the port differs between jobs that share a node.
+        """
+        train, shared = "-m cxrmim.pretrain", self.params.pretrain
+        if shared.processes == 1:
+            return f"$PYTHON {train}"
+        torchrun = "$PYTHON -m torch.distributed.run"
+        each = f"--nproc-per-node {self.processes_per_node}"
+        if shared.nodes == 1:
+            return f"{torchrun} --standalone {each} {train}"
+        cpus = self.resources("pretrain")["cpus_per_task"]
+        return (
+            f"srun --nodes {shared.nodes} --ntasks {shared.nodes} --ntasks-per-node 1"
+            f' --cpus-per-task {cpus} bash -c \'trap "" USR1; exec "$@"\' -'
+            f" {torchrun} --nnodes {shared.nodes} {each} --rdzv-backend c10d"
+            f' --rdzv-id "$SLURM_JOB_ID"'
+            f' --rdzv-endpoint "$(hostname):$((29400 + SLURM_JOB_ID % 1000))" {train}'
+        )
+
+    @property
+    def processes_per_node(self) -> int:
+        """Processes of a pretraining on each of its nodes."""
+        return self.params.pretrain.processes // self.params.pretrain.nodes
+
+    def resources(self, stop: str, *, gpu: bool = True) -> dict[str, int | str]:
+        """What a job of a stop asks a cluster for, beside the profile's memory and time.
+
+        ``cpus_per_task`` is stated because Snakemake caps ``threads`` at the cores of the machine
+        that submits.
+
+        Args:
+            stop: the stop.
+            gpu: whether the job computes on a GPU where its stop does.
+        """
+        threads: int = getattr(self.params.threads, stop)
+        gpus: int = getattr(self.params.gpus, stop, 0) if gpu else 0
+        if stop != "pretrain":
+            return {"cpus_per_task": threads} | ({"gpu": gpus} if gpus else {})
+        shared = self.params.pretrain
+        wanted: dict[str, int | str] = {
+            "cpus_per_task": threads * self.processes_per_node,
+            "nodes": shared.nodes,
+        }
+        if gpus:
+            wanted["gpu"] = gpus * shared.processes
+        if shared.nodes > 1:  # the job's own srun starts a task a node
+            wanted |= {"mpi": "srun", "tasks": shared.nodes, "tasks_per_gpu": 0}
+        return wanted
+
+    @property
+    def submitted(self) -> dict[str, int]:
+        """Jobs by stop that a cluster is given for the whole scale; the others run where Snakemake
+        does.
+        """
+        data = len(self.datasets) + len(self.audited)
+        generated = len(self.roots) if self.params.manifest.source == "phantom" else 0
+        counts = {
+            "phantom": generated,
+            "manifest": data,
+            "shards": data,
+            "pretrain": len(self.checkpoints),
+            "downstream": len(self.jobs),
+        }
+        return {stop: count for stop, count in counts.items() if count}
+
+    @property
+    def announcement(self) -> str:
+        """One line for every call of Snakemake: the scale, and its size on a cluster."""
+        jobs = self.submitted
+        parts = ", ".join(f"{stop} {count}" for stop, count in jobs.items())
+        return f"scale {self.params.scale}: {sum(jobs.values())} jobs on a cluster ({parts})"
 
     @cached_property
     def jobs(self) -> list[JobPlan]:
@@ -139,6 +210,7 @@ class Plan:
                     self.paths.prediction(run.id),
                 )
             ],
+            resources=self.resources("downstream", gpu=job.runs[0].baseline is None),
             state=fingerprint([self.state("downstream", run.id) for run in job.runs]),
         )
 
@@ -194,6 +266,16 @@ class Plan:
         return fingerprint([tree, record.closure(("cxrmim.phantom.sheet",))])
 
 
+def _shield() -> None:
+    """Let SIGUSR1 pass: a cluster sends it to every process of a job whose time is almost up.
+
+    It asks a training to save, which sets a handler of its own; Snakemake, the shell and torchrun,
+    which inherit this, would die of it and leave the training to itself.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
 def lay_out(config: Mapping[str, Any]) -> Plan:
     """Validate params.yaml and the data roots, and lay out the scale's workflow.
 
@@ -205,6 +287,7 @@ def lay_out(config: Mapping[str, Any]) -> Plan:
     """
     from snakemake.exceptions import WorkflowError
 
+    _shield()
     try:
         odd = sorted(set(config) - {"scale"})
         if odd:

@@ -22,6 +22,10 @@ class Seeds(Strict):
     downstream: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
+# Which runs of a checkpoint share a job: of a dataset, task and percent; of the first two; all.
+Cut = Literal["fraction", "dataset", "checkpoint"]
+
+
 class Threads(Strict):
     """CPU threads of a job, by stop."""
 
@@ -31,6 +35,13 @@ class Threads(Strict):
     pretrain: Positive
     downstream: Positive
     report: Positive
+
+
+class Gpus(Strict):
+    """GPUs that a process of a stop is given on a cluster; 0 where a scale computes on CPUs."""
+
+    pretrain: Annotated[int, Field(ge=0)]
+    downstream: Annotated[int, Field(ge=0)]
 
 
 class PhantomParams(Strict):
@@ -247,14 +258,16 @@ class Entry(Strict):
 class PretrainParams(Strict):
     """The pretraining stop: shared encoder dimensions, methods and their variants.
 
-    `processes` train one checkpoint together, under torchrun; `accumulate` micro-batches make one
-    step; `explode` is the multiple of the recent median loss at which training stops.
+    `processes` train one checkpoint together, under torchrun, on `nodes` machines; `accumulate`
+    micro-batches make one step; `explode` is the multiple of the recent median loss at which
+    training stops.
     """
 
     corpus: Name
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["fp32", "bf16", "fp16"]
     processes: Positive
+    nodes: Positive
     accumulate: Positive
     negatives: Literal["batch", "shard"]
     loader: Loader
@@ -270,7 +283,7 @@ class PretrainParams(Strict):
 class DownstreamParams(Strict):
     """The downstream stop: how the grid is cut into jobs, and each task's options."""
 
-    cut: Literal["fraction", "checkpoint"]
+    cut: Cut | dict[str, Cut]
     bootstrap: Annotated[int, Field(ge=2)]
     baselines: dict[Name, list[Name]]
     probe: Tree

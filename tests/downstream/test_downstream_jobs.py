@@ -36,7 +36,7 @@ def every(workspace: Workspace) -> Workspace:
     return out
 
 
-def cut(workspace: Workspace, how: str) -> Workspace:
+def cut(workspace: Workspace, how: str | dict[str, str]) -> Workspace:
     block = workspace.params.downstream.model_copy(update={"cut": how})
     return Workspace(workspace.params.model_copy(update={"downstream": block}))
 
@@ -53,7 +53,8 @@ def all_files(workspace: Workspace) -> dict[str, tuple[bytes, bytes]]:
 def test_the_cut_into_jobs_changes_no_byte(every: Workspace) -> None:
     """Neither does the order of jobs and of runs, nor what was drawn before."""
     found, sizes = [], []
-    for how in ("checkpoint", "fraction"):
+    ways: list[str | dict[str, str]] = ["checkpoint", {"probe": "dataset"}, "fraction"]
+    for how in ways:
         here = cut(every, how)
         every.wipe(*(run.id for run in grid.runs(every.params)))
         jobs = grid.jobs(here.params)
@@ -64,10 +65,11 @@ def test_the_cut_into_jobs_changes_no_byte(every: Workspace) -> None:
             order = job.runs if how == "checkpoint" else tuple(reversed(job.runs))
             runs.do(grid.Job(job.id, order), here.params)
         found.append(all_files(here))
-    assert sizes[0] < sizes[1]
-    assert found[0].keys() == found[1].keys()
-    for name, both in found[0].items():
-        assert both == found[1][name], name
+    assert sizes[0] < sizes[1] < sizes[2]
+    for other in found[1:]:
+        assert found[0].keys() == other.keys()
+        for name, both in found[0].items():
+            assert both == other[name], name
 
 
 def test_no_two_runs_predict_the_same(every: Workspace) -> None:

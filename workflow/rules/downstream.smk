@@ -16,6 +16,8 @@ for job in plan.jobs:
         conda:
             "../../environment.yml"
         threads: plan.params.threads.downstream
+        resources:
+            **job.resources,
         params:
             state=job.state,
             job=job.id,

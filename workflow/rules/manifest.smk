@@ -12,6 +12,8 @@ rule manifest:
     conda:
         "../../environment.yml"
     threads: plan.params.threads.manifest
+    resources:
+        **plan.resources("manifest"),
     params:
         state=lambda wildcards: plan.state("manifest", wildcards.dataset),
         options=plan.options,

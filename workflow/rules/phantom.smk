@@ -10,6 +10,8 @@ rule phantom:
     conda:
         "../../environment.yml"
     threads: plan.params.threads.phantom
+    resources:
+        **plan.resources("phantom"),
     params:
         state=lambda wildcards: plan.state("phantom", wildcards.root),
         options=plan.options,

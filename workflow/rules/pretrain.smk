@@ -14,18 +14,16 @@ rule pretrain:
         plan.paths.log("pretrain", "{checkpoint}"),
     conda:
         "../../environment.yml"
-    threads: plan.params.threads.pretrain * plan.params.pretrain.processes
+    threads: plan.params.threads.pretrain * plan.processes_per_node
+    resources:
+        **plan.resources("pretrain"),
     params:
         state=lambda wildcards: plan.state("pretrain", wildcards.checkpoint),
         launcher=plan.pretrain_launcher,
-        each=lambda wildcards, threads: max(
-            1, threads // plan.params.pretrain.processes
-        ),
+        each=lambda wildcards, threads: max(1, threads // plan.processes_per_node),
         options=plan.options,
     message:
         "pretrain: {wildcards.checkpoint}"
-    # SIGUSR1 asks the training to save. The shell and torchrun, which a cluster signals too, would
-    # die of it and leave the training to itself; Python sets its own handler over this.
     shell:
-        "trap '' USR1; $PYTHON {params.launcher} --checkpoint {wildcards.checkpoint}"
+        "{params.launcher} --checkpoint {wildcards.checkpoint}"
         " --threads {params.each} {params.options}"

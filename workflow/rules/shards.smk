@@ -13,6 +13,8 @@ rule shards:
     conda:
         "../../environment.yml"
     threads: plan.params.threads.shards
+    resources:
+        **plan.resources("shards"),
     params:
         state=lambda wildcards: plan.state("shards", wildcards.stored),
         options=plan.options,
