@@ -3,11 +3,11 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 CORES ?= all
-SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --rerun-incomplete
+SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONPATH := $(CURDIR)/src
 
-.PHONY: help install demo test trend bench lint clean
+.PHONY: help install demo test kill-test trend bench lint clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -37,6 +37,10 @@ demo: install ## the papers' tables from phantom data, about 16 minutes on 2 cor
 test: install ## lint, types, unit tests, a tiny workflow end to end
 	$(BIN)/python -m pytest -n 2
 
+KILLS ?= 10
+kill-test: install ## SIGKILL a run of a tiny grid KILLS times, go on, compare with an undisturbed run
+	@folder=$$(mktemp -d) && $(BIN)/python -m tests.workflow.killing --kills $(KILLS) --seed 0 --folder $$folder --report $(or $(REPORT),$$folder/report.json) && rm -rf $$folder
+
 trend: install ## does learning happen? three pretraining seeds, about 33 minutes on 2 cores
 	@$(SNAKEMAKE) --config scale=trend
 	@cat results/trend/tables/trend.md results/trend/tables/trend_retrieval.md results/trend/tables/trend_cost.md
@@ -50,5 +54,5 @@ lint: install ## formatters, in place
 	$(BIN)/snakefmt Snakefile workflow
 
 clean: ## remove what runs wrote and git does not track (results in git stay)
-	rm -rf .snakemake results/*/phantom results/*/building results/*/training results/*/features results/*/spare
+	rm -rf .snakemake results/*/phantom results/*/building results/*/training results/*/features results/*/spare results/*/journal
 	find results -path '*/artifacts/*' -type f ! -name '*.dvc' ! -name .gitignore -delete

@@ -7,7 +7,7 @@ min_version("9.20")
 from cxrmim.plan import lay_out
 
 # The one thing that can be set from outside: `--config scale=phantom` for another scale.
-plan = lay_out(config)
+plan = lay_out(config, head=workflow.is_main_process)
 
 
 wildcard_constraints:

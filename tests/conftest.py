@@ -22,7 +22,9 @@ REPO = Path(__file__).resolve().parent.parent
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file's tests, which may share a fixture, go to one worker; so do all of tests/workflow.
+    """A file's tests, which may share a fixture, go to one worker.
+
+    So do all of tests/workflow, which share a build, and all of tests/slurm: one cluster a machine.
 
     xdist's own `--dist loadgroup` groups nothing under pytest 9.2 (pytest-xdist issue 1386).
     """
@@ -31,8 +33,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file: str = super()._split_scope(nodeid)
-            shared = "tests/workflow/"
-            return shared if file.startswith(shared) else file
+            shared = ("tests/workflow/", "tests/slurm/")
+            return next((folder for folder in shared if file.startswith(folder)), file)
 
     config.option.loadscopereorder = False  # in the order of `pytest_collection_modifyitems`
     return Scheduling(config, log)

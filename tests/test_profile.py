@@ -87,9 +87,18 @@ def test_a_controller_may_be_away_for_a_minute():
     assert PROFILE["slurm-status-attempts"] >= 20
 
 
-def test_finished_results_of_a_failed_job_are_kept():
-    assert PROFILE["keep-incomplete"]
-    assert PROFILE["rerun-incomplete"]
+def test_finished_results_of_a_failed_job_are_kept_and_a_killed_one_is_done_again():
+    """On a cluster, and by the profile that Snakemake takes where none is named."""
+    local = yaml.safe_load((REPO / "profiles/default/config.yaml").read_text(encoding="utf-8"))
+    for profile in (PROFILE, local):
+        assert profile["keep-incomplete"]
+        assert profile["rerun-incomplete"]
+
+
+def test_the_default_profile_is_found(paper):
+    """It is where Snakemake looks for it, from the root and from elsewhere."""
+    assert "workflow specific profile profiles/default" in Place(REPO).must("snakemake", "-n")
+    assert f"workflow specific profile {REPO}/profiles/default" in shown(paper)
 
 
 def test_partition_and_account_stand_in_one_place():

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from cxrmim import grid, record
 from cxrmim.errors import CheckError
 from cxrmim.params import Params, fingerprint
-from cxrmim.paths import Paths
+from cxrmim.paths import Paths, is_temporary
 
 Tree = dict[str, Any]
 State = Literal["ok", "not pulled", "BAD"]
@@ -76,7 +76,8 @@ def strays(params: Params, kinds: tuple[str, ...] = KINDS) -> list[Path]:
         for path in (paths.record(kind, unit), paths.circumstances(kind, unit))
     }
     folders = [paths.record(kind, "x").parent for kind in kinds]
-    return sorted(p for folder in folders for p in folder.rglob("*.json") if p not in known)
+    found = {p for folder in folders for p in folder.rglob("*.json") if not is_temporary(p.name)}
+    return sorted(found - known)
 
 
 def record_faults(params: Params, kind: str, unit: str) -> Iterator[str]:

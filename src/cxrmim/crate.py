@@ -43,7 +43,7 @@ FILES = {  # what the crate copies from the root, if it is there
     "LICENSE": "the licence",
     "README.md": "what it is and how it is run",
 }
-FOLDERS = {"workflow": "rule files and profiles", "src": "the code of every step"}
+FOLDERS = {"workflow": "rule files", "src": "the code of every step"}
 SKIPPED = shutil.ignore_patterns("__pycache__", "*.pyc", "*.egg-info", ".*")
 DATE = (1980, 1, 1, 0, 0, 0)  # of every file in a zip archive
 

@@ -5,7 +5,7 @@ Looks, never changes anything, and neither asks for nor stores credentials.
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -269,9 +269,7 @@ def _weights(params: Params) -> Iterator[Finding]:
         state, note = published.state(need.item)
         said = f"{need.item.path} is there: {need.why}; {note}"
         if state == "missing":
-            fetch = "run `cxrmim weights fetch`, or " if need.item.repo else ""
-            said = f"{need.item.path} is not there, and {need.why}; {fetch}"
-            said += published.by_hand(need.item)
+            said = _missing(need)
         elif state == "CHANGED":
             said = f"{need.item.path}: {note}; delete it and run `cxrmim weights fetch`"
         yield Finding("weights", WEIGHTS[state], said)
@@ -282,6 +280,29 @@ def _weights(params: Params) -> Iterator[Finding]:
         yield Finding("weights", "ok" if there else "MISSING", said)
     if not found and mesh is None:
         yield Finding("weights", "ok", "none needed: everything starts from random weights")
+
+
+def require_weights(params: Params, checkpoints: Sequence[str]) -> None:
+    """Assert that the published files which pretrainings start from are there; looks into none.
+
+    Args:
+        params: all parameters.
+        checkpoints: what is going to be trained.
+
+    Raises:
+        DataError: the first that is not, and how to get it.
+    """
+    inits = {params.pretraining(grid.entry_of(c).entry)[1].init for c in checkpoints}
+    for need in published.needed(params) if checkpoints else []:
+        item = need.item
+        if not item.path.is_file() and (item.layout != "vit" or item.name in inits):
+            raise DataError(_missing(need))
+
+
+def _missing(need: published.Need) -> str:
+    fetch = "run `cxrmim weights fetch`, or " if need.item.repo else ""
+    by_hand = published.by_hand(need.item)
+    return f"{need.item.path} is not there, and {need.why}; {fetch}{by_hand}"
 
 
 def _gpu(params: Params) -> Finding:

@@ -8,16 +8,19 @@ import argparse
 import logging
 import os
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from cxrmim import disk, sole
 from cxrmim import params as params_module
 from cxrmim.errors import CxrmimError
+from cxrmim.journal import Note
 from cxrmim.params import Params
 from cxrmim.paths import Paths
 
@@ -115,18 +118,31 @@ def run(
     args = arguments.parse_args(argv)
     set_threads(args.threads)
     number = rank()
+    notes: list[Note] = []  # of this job; none before its scale is known, or by other ranks
 
     def job() -> None:
         params = params_module.load(args.params, args.scale)
         paths = Paths(params.scale)
         path = paths.log(stop, args.unit)
-        _log_to(path if number == 0 else path.with_suffix(f".{number}.log"))
-        log.info("%s %s, scale %s, %d threads", stop, args.unit, params.scale, args.threads)
-        work(Context(params, paths, args.threads, args.unit))
-        log.info("done")
+        lock = sole.alone(paths, stop, args.unit) if number == 0 else nullcontext()
+        with disk.told(paths), lock:
+            if number == 0:
+                notes.append(Note(paths, stop, args.unit))
+            _log_to(path if number == 0 else path.with_suffix(f".{number}.log"))
+            log.info("%s %s, scale %s, %d threads", stop, args.unit, params.scale, args.threads)
+            work(Context(params, paths, args.threads, args.unit))
+            log.info("done")
+            for note in notes:
+                note.done()
+
+    def failed(line: str, status: int) -> None:
+        for note in notes:
+            note.failed(line, status)
 
     name = f"cxrmim {stop}" if number == 0 else f"cxrmim {stop}, process {number}"
-    return guarded(job, debug=args.debug, name=name)
+    if "SLURM_JOB_ID" in os.environ:  # what one machine lacks another may have
+        name += f" on {socket.gethostname()}"
+    return guarded(job, debug=args.debug, name=name, failed=failed)
 
 
 def rank() -> int:
@@ -134,11 +150,25 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def guarded(work: Callable[[], None], *, debug: bool, name: str) -> int:
-    """Call `work`; turn exceptions into one line on stderr and an exit status."""
+def guarded(
+    work: Callable[[], None],
+    *,
+    debug: bool,
+    name: str,
+    failed: Callable[[str, int], None] = lambda line, status: None,
+) -> int:
+    """Call `work`; turn exceptions into one line on stderr and an exit status.
+
+    Args:
+        work: what to do.
+        debug: hand exceptions on instead.
+        name: begins the line.
+        failed: is told the line, without the name, and the exit status.
+    """
     try:
         work()
     except CxrmimError as error:
+        failed(str(error), error.exit_code)
         if debug:
             raise
         log.error("%s", error)
@@ -147,21 +177,24 @@ def guarded(work: Callable[[], None], *, debug: bool, name: str) -> int:
         sys.stderr.write(f"{name}: {error}\n")
         return error.exit_code
     except KeyboardInterrupt:
+        failed("interrupted", INTERRUPTED)
         sys.stderr.write(f"{name}: interrupted\n")
         return INTERRUPTED
     except BrokenPipeError:
+        failed("its output was closed", 1)
         return 1
     except Exception as error:
-        if debug:
-            raise
         # The message of somebody else's exception may hold a path, an id or a report: only its
         # type and the lines of code that it went through are told.
+        told = f"unexpected {type(error).__name__}"
+        files = [h.baseFilename for h in log.handlers if isinstance(h, logging.FileHandler)]
+        told += f"; code lines in {files[0]}" if files else ""
+        failed(told, 1)
+        if debug:
+            raise
         trace = traceback.format_list(traceback.extract_tb(error.__traceback__))
         log.error("unexpected %s\n%s", type(error).__name__, "".join(trace))
-        files = [h.baseFilename for h in log.handlers if isinstance(h, logging.FileHandler)]
-        where = f"; code lines in {files[0]}" if files else ""
-        where += "; --debug shows all of it"
-        sys.stderr.write(f"{name}: unexpected {type(error).__name__}{where}\n")
+        sys.stderr.write(f"{name}: {told}; --debug shows all of it\n")
         return 1
     return 0
 
@@ -177,6 +210,8 @@ def set_threads(count: int) -> None:
 
 def _log_to(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # it may be a link into DVC's cache
+    logging.raiseExceptions = False  # a log that a full disk cuts short ends no job
     handler = logging.FileHandler(path, mode="w", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.setLevel(logging.INFO)

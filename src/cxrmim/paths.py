@@ -1,7 +1,9 @@
 """Where everything lies; the sole speller of ``results/``. Also atomic writing."""
 
 import os
+import re
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ from cxrmim.errors import ParamsError
 from cxrmim.params import Params
 
 LISTS = "DatasetsSplits"
+TEMPORARY = re.compile(r"\.\d+-[0-9a-f]{8}\..+")  # the names that `_beside` gives
 PUBLIC = Path("results") / "public"  # what is computed on public tables, at no scale
 LEAKAGE = PUBLIC / "leakage.json"
 
@@ -42,6 +45,10 @@ class Paths:
     def log(self, kind: str, unit: str) -> Path:
         """Log file of a job."""
         return self.artifacts / "logs" / kind / f"{unit}.log"
+
+    def journal(self, kind: str, unit: str) -> Path:
+        """Note of a job that runs or has failed; git ignores it."""
+        return self.results / "journal" / kind / f"{unit}.json"
 
     def phantom(self, dataset: str) -> Path:
         """Generated raw data of a dataset, in its on-disk layout."""
@@ -101,6 +108,20 @@ class Paths:
         """Folder of the report."""
         return self.results / "report"
 
+    def sweep(self) -> int:
+        """Remove what killed processes have left half written; no job may run beside it.
+
+        Returns:
+            How many files and folders that were.
+        """
+        found: list[Path] = []
+        for here, folders, files in os.walk(self.results):
+            found += [Path(here, name) for name in (*folders, *files) if is_temporary(name)]
+            folders[:] = [name for name in folders if not is_temporary(name)]
+        for path in found:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        return len(found)
+
     @property
     def summary(self) -> Path:
         """Every printed cell of the scale as one JSON file."""
@@ -119,10 +140,11 @@ def lists_root(params: Params, dataset: str) -> Path | None:
         return raw_root(params, dataset) / LISTS
     if params.manifest.lists is None:
         return None
-    if not Path(params.manifest.lists).is_dir():
+    if not _readable(params.manifest.lists):
         raise ParamsError(
-            f"params.yaml: manifest.lists = {params.manifest.lists!r}: no such folder; set it to "
-            f"the folder {LISTS} of the MRM repository"
+            f"params.yaml: manifest.lists = {params.manifest.lists!r}: no such folder on "
+            f"{socket.gethostname()}; set it to the folder {LISTS} of the MRM repository, where "
+            f"every machine that runs jobs sees it"
         )
     return Path(params.manifest.lists)
 
@@ -143,9 +165,22 @@ def raw_root(params: Params, dataset: str) -> Path:
             f"params.yaml: {where} = null: scale {params.scale!r} reads the real {dataset} data; "
             f"set it to the folder that holds them"
         )
-    if not Path(root).is_dir():
-        raise ParamsError(f"params.yaml: {where} = {root!r}: no such folder; set it at `{where}`")
+    if not _readable(root):
+        raise ParamsError(
+            f"params.yaml: {where} = {root!r}: no such folder on {socket.gethostname()}; set it at "
+            f"`{where}` to one that every machine that runs jobs sees"
+        )
     return Path(root)
+
+
+def _readable(folder: str) -> bool:
+    """Whether a folder is there and open to the user; one out of reach raises nothing."""
+    return os.access(f"{folder}/", os.R_OK | os.X_OK)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a name is one of `atomic`'s, of what is being written or was when it was killed."""
+    return TEMPORARY.fullmatch(name) is not None
 
 
 def _beside(path: Path) -> Path:

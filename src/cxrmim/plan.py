@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cxrmim import grid, params, paths, plugins, record
+from cxrmim import disk, grid, metadata, params, paths, plugins, record
 from cxrmim.errors import CxrmimError
 from cxrmim.grid import Job
 from cxrmim.params import Params, fingerprint
@@ -149,16 +149,14 @@ class Plan:
         """
         threads: int = getattr(self.params.threads, stop)
         gpus: int = getattr(self.params.gpus, stop, 0) if gpu else 0
-        if stop != "pretrain":
-            return {"cpus_per_task": threads} | ({"gpu": gpus} if gpus else {})
         shared = self.params.pretrain
-        wanted: dict[str, int | str] = {
-            "cpus_per_task": threads * self.processes_per_node,
-            "nodes": shared.nodes,
-        }
+        wanted: dict[str, int | str] = {"cpus_per_task": threads}
+        if stop == "pretrain":
+            wanted = {"cpus_per_task": threads * self.processes_per_node, "nodes": shared.nodes}
+            gpus *= shared.processes
         if gpus:
-            wanted["gpu"] = gpus * shared.processes
-        if shared.nodes > 1:  # the job's own srun starts a task a node
+            wanted["gpu"] = gpus
+        if stop == "pretrain" and shared.nodes > 1:  # the job's own srun starts a task a node
             wanted |= {"mpi": "srun", "tasks": shared.nodes, "tasks_per_gpu": 0}
         return wanted
 
@@ -276,11 +274,13 @@ def _shield() -> None:
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
-def lay_out(config: Mapping[str, Any]) -> Plan:
+def lay_out(config: Mapping[str, Any], *, head: bool = True) -> Plan:
     """Validate params.yaml and the data roots, and lay out the scale's workflow.
 
     Args:
         config: Snakemake's ``--config``; only the key ``scale`` is known.
+        head: whether this is the Snakemake that the user has started. One that does a job, maybe
+            on a node, leaves it to the job to say what that machine lacks.
 
     Raises:
         WorkflowError: one line naming key, value and place, before any job starts.
@@ -289,6 +289,8 @@ def lay_out(config: Mapping[str, Any]) -> Plan:
 
     _shield()
     try:
+        if head:
+            disk.require_writable(Path.cwd())  # Snakemake would tell it in 30 lines
         odd = sorted(set(config) - {"scale"})
         if odd:
             raise CxrmimError(
@@ -297,10 +299,12 @@ def lay_out(config: Mapping[str, Any]) -> Plan:
             )
         loaded = params.load(scale=config.get("scale"))
         out = Plan(loaded, Paths(loaded.scale))
-        if loaded.manifest.source == "real":
+        if head and loaded.manifest.source == "real":
             for dataset in out.roots:
                 paths.raw_root(loaded, dataset)
                 paths.lists_root(loaded, dataset)
+        if head:
+            metadata.restore(loaded.scale)
     except CxrmimError as error:
         raise WorkflowError(str(error)) from None
     return out

@@ -1,23 +1,23 @@
 """DVC's pointers to the artifacts, and the step that writes them after a build.
 
 DVC names a folder by the md5 of its sorted listing of file md5s. The records hold those md5s, so a
-pointer can be recomputed, and so checked, in a clone that has none of the files.
+pointer can be recomputed, and so checked, in a clone that has none of the files. A pointer also
+says where DVC may push its files: what is made of real data goes to the one remote that params.yaml
+allows, or to none.
 """
 
 import hashlib
-import io
 import json
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from cxrmim import check, grid, record
-from cxrmim.errors import CheckError
+from cxrmim import check, grid, metadata, record
+from cxrmim.errors import CheckError, ParamsError
 from cxrmim.params import Params
 from cxrmim.paths import Paths, atomic
 
@@ -30,6 +30,7 @@ RECORDED = {
     "predictions": "downstream",
 }
 UNRECORDED = ("logs", "snakemake")
+PUSHED = ("push", "remote")  # fields of a pointer that DVC reads before it pushes
 
 
 def listing(params: Params, folder: str) -> dict[str, str]:
@@ -57,20 +58,80 @@ def faults(params: Params) -> Iterator[str]:
         if not pointer.is_file():
             yield f"{pointer}: no such pointer; `cxrmim attest` writes it"
             continue
-        named = _named(pointer)
+        named = _out(pointer).get("md5")
         wanted = folder_md5(listing(params, folder)) + ".dir"
         if named != wanted:
             yield (
                 f"{pointer}: outs.md5 = {named!r}, but the records give {wanted!r}; "
                 f"run `cxrmim attest` where the artifacts are"
             )
+    yield from unguarded(params)
 
 
-def _named(pointer: Path) -> Any:
+def unguarded(params: Params) -> Iterator[str]:
+    """Pointers that let DVC push what is made of real data where params.yaml does not allow it."""
+    wanted = pushed(params)
+    for pointer in sorted(Paths(params.scale).artifacts.glob("*.dvc")) if wanted else []:
+        told = {key: value for key, value in _out(pointer).items() if key in PUSHED}
+        if told != wanted:
+            yield (
+                f"{pointer}: {_words(told)}, but what is made of real data needs {_words(wanted)} "
+                f"(manifest.remote in params.yaml); run `cxrmim attest` before you push"
+            )
+
+
+def _words(fields: dict[str, Any]) -> str:
+    return ", ".join(f"outs.{key} = {value!r}" for key, value in fields.items()) or "any remote"
+
+
+def pushed(params: Params) -> dict[str, Any]:
+    """The fields of a pointer that tell DVC where its files may be pushed; none: anywhere."""
+    if params.manifest.source == "phantom":
+        return {}
+    remote = params.manifest.remote
+    return {"push": False} if remote is None else {"remote": remote}
+
+
+def guard(params: Params) -> None:
+    """Write `pushed` into the pointers; DVC keeps to it, `dvc push --remote` too.
+
+    Raises:
+        ParamsError: params.yaml names a remote that DVC does not know here.
+    """
+    wanted = pushed(params)
+    if not wanted:
+        return
+    remote = params.manifest.remote
+    if remote is not None and remote not in _remotes():
+        raise ParamsError(
+            f"params.yaml: manifest.remote = {remote!r}: DVC knows no remote of that name here; "
+            f"`dvc remote add {remote} URL`"
+        )
+    for pointer in sorted(Paths(params.scale).artifacts.glob("*.dvc")):
+        tree = yaml.safe_load(pointer.read_text(encoding="utf-8"))
+        for out in tree["outs"]:
+            for key in PUSHED:
+                out.pop(key, None)
+            out.update(wanted)
+        with atomic(pointer) as temporary:
+            temporary.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+
+
+def _remotes() -> set[str]:
+    """Names of the remotes that DVC is configured with."""
+    told = subprocess.run(
+        [sys.executable, "-m", "dvc", "remote", "list"], capture_output=True, text=True, check=False
+    )
+    return {line.split()[0] for line in told.stdout.splitlines() if line.split()}
+
+
+def _out(pointer: Path) -> dict[str, Any]:
+    """What a pointer points at; nothing if it is none."""
     try:
-        return yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"][0]["md5"]
+        found = yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"][0]
     except (yaml.YAMLError, KeyError, IndexError, TypeError):
-        return None
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def attest(params: Params, say: Callable[[str], None], *, prune: bool = False) -> None:
@@ -87,12 +148,14 @@ def attest(params: Params, say: Callable[[str], None], *, prune: bool = False) -
         CheckError: a contradiction, or files that no record names.
     """
     paths = Paths(params.scale)
+    paths.sweep()
     _strays(params, prune)
     check.require(check.faults(params), say)
     check.require(check.artifact_faults(params), say)
-    archive(Path(".snakemake/metadata"), paths.artifacts / "snakemake" / "metadata.tar")
+    metadata.pack(params.scale)
     folders = [paths.artifacts / name for name in (*RECORDED, *UNRECORDED)]
     dvc("add", *(f.as_posix() for f in folders if f.is_dir()))
+    guard(params)
     dvc("repro")
 
 
@@ -111,19 +174,6 @@ def _strays(params: Params, prune: bool) -> None:
             f"{found[0]}: no record of the present grid names it ({len(found)} such files); "
             f"`cxrmim attest --prune` removes them"
         )
-
-
-def archive(folder: Path, target: Path) -> None:
-    """Tar a folder so that equal files give equal bytes: sorted, without owners and times.
-
-    With it a second machine knows, after `dvc pull`, what Snakemake has already done.
-    """
-    with atomic(target) as temporary, tarfile.open(temporary, "w") as tar:
-        for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-            info = tarfile.TarInfo(file.relative_to(folder.parent).as_posix())
-            data = file.read_bytes()
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
 
 
 def dvc(*args: str) -> None:

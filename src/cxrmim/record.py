@@ -22,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cxrmim import plugins
+from cxrmim import grid, plugins
 from cxrmim.errors import CheckError, ParamsError
 from cxrmim.grid import code, config
 from cxrmim.params import Params, fingerprint
@@ -298,6 +298,25 @@ def verify(tree: Tree, name: str) -> None:
         raise CheckError(f"{path}: not there; `dvc pull` it or run `snakemake --cores all`")
     if digest(path)["sha256"] != entry["sha256"]:
         raise CheckError(f"{path}: its sha256 is not the one in {tree['kind']}/{tree['id']}")
+
+
+def current(params: Params, kind: str, unit: str) -> bool:
+    """Whether a unit's record and outputs are what doing its work now would give."""
+    paths = Paths(params.scale)
+    try:
+        tree = read(paths.record(kind, unit))
+        if tree.get("digest") != seal(tree):
+            return False
+        for name in tree["outputs"]:
+            verify(tree, name)
+        over = {f"{k}/{u}": sha256(paths.record(k, u)) for k, u in grid.parents(params, kind, unit)}
+    except (CheckError, FileNotFoundError, KeyError):
+        return False
+    return bool(
+        tree["config_hash"] == fingerprint(config(params, kind, unit))
+        and tree["code"] == code_hash(params, kind, unit)
+        and tree["parents"] == over
+    )
 
 
 def process_cost() -> Tree:

@@ -88,6 +88,7 @@ class ManifestParams(Strict):
     max_unreadable: Unit
     roots: dict[Name, str | None]
     lists: str | None = None
+    remote: str | None = None
     subset: Subset
     datasets: dict[Name, Tree]
     entries: dict[Name, DatasetEntry] = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cxrmim import check
 from cxrmim.params import Params
-from cxrmim.paths import Paths
+from cxrmim.paths import Paths, is_temporary
 
 AROUND = 30  # characters shown of a long line before and after the first difference
 
@@ -43,7 +43,8 @@ def _faults(params: Params) -> Iterator[str]:
     paths = Paths(params.scale)
     parts = {path: part for part, found in outputs.outputs(params).items() for path in found}
     folders = {path.parent for path in parts}
-    on_disk = sorted({p for folder in folders for p in folder.rglob("*") if p.is_file()})
+    files = {p for folder in folders for p in folder.rglob("*") if p.is_file()}
+    on_disk = sorted(p for p in files if not is_temporary(p.name))
     if not on_disk:
         return
     remake = f"run `cxrmim report --scale {params.scale} --part "

@@ -146,9 +146,9 @@ runs.do(grid.Job("test", tuple(grid.Run.parse(i) for i in ids)), settings)
     found = subprocess.run([sys.executable, "-c", script], env=environment, check=False)
     assert found.returncode == -signal.SIGKILL
     params = workspace.params
-    assert runs.current(params, workspace.run(FIRST))
+    assert record.current(params, "downstream", workspace.run(FIRST).id)
     assert files(workspace, FIRST) == want[FIRST]
-    assert not runs.current(params, workspace.run(SECOND))
+    assert not record.current(params, "downstream", workspace.run(SECOND).id)
     assert not workspace.paths.record("downstream", SECOND).exists()
     if "writes predictions" in when:
         assert not workspace.paths.prediction(SECOND).exists()
@@ -176,8 +176,8 @@ def test_finished_runs_survive_a_later_failure(
     monkeypatch.setattr(runs, "predict", failing(SECOND, KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         workspace.do(FIRST, SECOND)
-    assert runs.current(workspace.params, workspace.run(FIRST))
-    assert not runs.current(workspace.params, workspace.run(SECOND))
+    assert record.current(workspace.params, "downstream", workspace.run(FIRST).id)
+    assert not record.current(workspace.params, "downstream", workspace.run(SECOND).id)
 
 
 def test_a_run_that_cannot_be_done_keeps_no_other_from_it(
@@ -187,8 +187,8 @@ def test_a_run_that_cannot_be_done_keeps_no_other_from_it(
     monkeypatch.setattr(runs, "predict", failing(FIRST, DataError(f"{FIRST}: broken")))
     with pytest.raises(DataError, match=rf"^{FIRST}: broken$"):
         workspace.do(FIRST, SECOND)
-    assert not runs.current(workspace.params, workspace.run(FIRST))
-    assert runs.current(workspace.params, workspace.run(SECOND))
+    assert not record.current(workspace.params, "downstream", workspace.run(FIRST).id)
+    assert record.current(workspace.params, "downstream", workspace.run(SECOND).id)
     workspace.wipe(SECOND)
     monkeypatch.setattr(runs, "predict", failing(SECOND, DataError("other")))
     monkeypatch.setattr(runs, "predict", failing(FIRST, DataError(f"{FIRST}: broken")))

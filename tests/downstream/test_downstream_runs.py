@@ -101,7 +101,7 @@ def test_a_stale_run_is_done_again(
 ) -> None:
     workspace.do(PROBE)
     run, paths = workspace.run(PROBE), workspace.paths
-    assert runs.current(workspace.params, run)
+    assert record.current(workspace.params, "downstream", run.id)
     target = workspace
     if what == "predictions":
         paths.prediction(PROBE).write_bytes(b"other")
@@ -117,7 +117,7 @@ def test_a_stale_run_is_done_again(
         target = workspace.changed(probe={"lr": 0.1})
     else:
         monkeypatch.setattr(record, "code_hash", lambda *_: "other")
-    assert not runs.current(target.params, run)
+    assert not record.current(target.params, "downstream", run.id)
     if what == "parent":
         path.write_bytes(old)
     workspace.wipe(PROBE)
@@ -216,7 +216,7 @@ def test_the_command_does_a_job_and_names_an_unknown_one(
     workspace.wipe(name)
     common = ["--params", "params.yaml", "--threads", "1"]
     assert command.main(["--job", "baseline-prior", *common]) == 0
-    assert runs.current(workspace.params, workspace.run(name))
+    assert record.current(workspace.params, "downstream", workspace.run(name).id)
     assert command.main(["--job", "baseline-priör", *common]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -274,6 +274,21 @@ def test_command_line(small, corpus, capsys):
         assert words in err and err.count("\n") == 1
 
 
+def test_a_current_checkpoint_is_not_trained_again(small, corpus):
+    corpus(small())
+    assert stop.main(["--checkpoint", "mae-s0"]) == 0
+    weights = Paths("demo").checkpoint("mae-s0")
+    how = Paths("demo").circumstances("pretrain", "mae-s0")
+    want = weights.read_bytes()
+    how.unlink()
+    assert stop.main(["--checkpoint", "mae-s0"]) == 0
+    assert not how.exists()
+    weights.write_bytes(want[:-1] + bytes([want[-1] ^ 1]))
+    assert stop.main(["--checkpoint", "mae-s0"]) == 0
+    assert weights.read_bytes() == want
+    assert how.exists()
+
+
 def test_a_device_that_is_not_there_and_an_impossible_schedule_stop():
     if not torch.cuda.is_available():
         with pytest.raises(ParamsError, match="no GPU"):

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import importlib
 import json
+import lzma
 import re
 import shutil
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from cxrmim import job, plugins, pointers
+from cxrmim import job, metadata, plugins
 from cxrmim import params as params_module
 from cxrmim.report.outputs import PARTS
 from tests.workflow.canaries import NONCE, PLANT, SECOND, SENTENCE, Search
@@ -304,8 +305,8 @@ def test_git_takes_pointers_and_no_artifact(real, search, tmp_path, monkeypatch)
     here.must("dvc", "init", "-q")
     shutil.copy(REPO / ".dvc/config", here.folder / ".dvc/config")
     artifacts = here.folder / "results/demo/artifacts"
-    pointers.archive(Path(".snakemake/metadata"), artifacts / "snakemake" / "metadata.tar")
-    assert search.found((artifacts / "snakemake" / "metadata.tar").read_bytes()) == []
+    metadata.pack("demo")
+    assert search.found(lzma.decompress(metadata.packed("demo").read_bytes())) == []
     here.must("dvc", "add", "-q", *(str(p) for p in artifacts.iterdir()))
     here.must("git", "add", "-A")
     names = here.must("git", "diff", "--cached", "--name-only").split()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from base64 import urlsafe_b64encode
 
 import pytest
 import yaml
@@ -89,6 +90,31 @@ def test_lost_runs_are_done_again_alone(built, tmp_path):
     # Snakemake touches every output of the job; the circumstances tell which runs were done.
     done = {path.name for path, old in how.items() if path.read_bytes() != old}
     assert done == {f"{name}.circumstances.json" for name in lost}
+
+
+def test_a_finished_pretraining_is_not_trained_again_when_nobody_noted_its_end(built, tmp_path):
+    """Its Snakemake was killed while it trained: what it left is still marked as unfinished."""
+    here = copied(built, tmp_path / "work")
+    for name in (
+        "results/demo/artifacts/checkpoints/medim-s0.safetensors",
+        "results/demo/records/pretrain/medim-s0.json",
+    ):
+        key = urlsafe_b64encode(name.encode()).decode()
+        assert (here.folder / ".snakemake/metadata" / key).is_file()
+        (here.folder / ".snakemake/metadata" / key).unlink()
+        (here.folder / ".snakemake/incomplete" / key).touch()
+    how = here.folder / "results/demo/records/pretrain/medim-s0.circumstances.json"
+    before = here.files("**/*") | {"how": how.read_bytes()}
+    out = here.snakemake()
+    assert out.returncode == 0, out.stderr[-3000:]
+    assert jobs_run(out)[:1] == ["pretrain"]
+    log = here.folder / "results/demo/artifacts/logs/pretrain/medim-s0.log"
+    assert "medim-s0: current, not trained again" in log.read_text()
+    after = here.files("**/*") | {"how": how.read_bytes()}
+    logs = {name for name in before if "/logs/" in name}
+    assert {n: b for n, b in before.items() if n not in logs} == {
+        n: b for n, b in after.items() if n not in logs
+    }
 
 
 def test_no_two_runs_predict_the_same(built):

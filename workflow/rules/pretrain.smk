@@ -1,4 +1,5 @@
-# Shards -> checkpoint: one job per entry and seed.
+# Shards -> checkpoint: one job per entry and seed. `update` keeps what is there until the job has seen
+# whether it is current: days of training may have ended after Snakemake was killed.
 
 
 rule pretrain:
@@ -8,8 +9,8 @@ rule pretrain:
             ancient(path) for path in plan.pretrain_artifacts(wildcards.checkpoint)
         ],
     output:
-        weights=plan.paths.checkpoint("{checkpoint}"),
-        record=plan.paths.record("pretrain", "{checkpoint}"),
+        weights=update(plan.paths.checkpoint("{checkpoint}")),
+        record=update(plan.paths.record("pretrain", "{checkpoint}")),
     log:
         plan.paths.log("pretrain", "{checkpoint}"),
     conda:

@@ -18,14 +18,22 @@ import pyarrow.parquet as pq
 from cxrmim import grid, plugins, record
 from cxrmim.downstream import baselines, recompute
 from cxrmim.downstream.contract import Bench, Result
-from cxrmim.errors import CheckError, DataError, ParamsError
-from cxrmim.params import Params, fingerprint
+from cxrmim.errors import DataError, ParamsError
+from cxrmim.params import Params
 from cxrmim.paths import Paths, atomic
 from cxrmim.progress import track
 
 log = logging.getLogger("cxrmim")
 KIND = "downstream"
 OUTPUT = "predictions"
+# Hundreds of small files, read whole: what helps to search large ones is a third of their bytes.
+PARQUET: dict[str, Any] = {
+    "compression": "zstd",
+    "compression_level": 9,
+    "store_schema": False,
+    "use_dictionary": False,
+    "write_statistics": False,
+}
 
 
 def do(job: grid.Job, params: Params, threads: int = 1) -> None:
@@ -45,7 +53,7 @@ def do(job: grid.Job, params: Params, threads: int = 1) -> None:
     log.info("%s: %d runs on %d threads", job.id, len(job.runs), threads)
     failed: list[DataError | ParamsError] = []
     for run in track(job.runs, job.id):
-        if current(params, run) or _brought_back(params, run):
+        if record.current(params, KIND, run.id) or _brought_back(params, run):
             log.info("%s: current, not done again", run.id)
             continue
         try:
@@ -74,7 +82,7 @@ def _brought_back(params: Params, run: grid.Run) -> bool:
     for path in _results(paths, run):
         with atomic(path) as temporary:
             shutil.copyfile(paths.spare(run.id) / path.name, temporary)
-    return current(params, run)
+    return record.current(params, KIND, run.id)
 
 
 def _do(run: grid.Run, bench: Bench) -> None:
@@ -121,7 +129,7 @@ def keep(params: Params, run: grid.Run, result: Result) -> dict[str, Any]:
     """
     recompute.check(run, result.predictions)
     with atomic(Paths(params.scale).prediction(run.id)) as temporary:
-        pq.write_table(table(result.predictions), temporary, compression="zstd")
+        pq.write_table(table(result.predictions), temporary, **PARQUET)
     return recompute.metrics(params, run)
 
 
@@ -133,27 +141,3 @@ def table(predictions: pd.DataFrame) -> pa.Table:
             column = out.column(number).cast(pa.string())
             out = out.set_column(number, field.name, column)
     return out
-
-
-def current(params: Params, run: grid.Run) -> bool:
-    """Whether a run's record and predictions are what doing the run now would give."""
-    paths = Paths(params.scale)
-    path = paths.record(KIND, run.id)
-    if not path.is_file():
-        return False
-    try:
-        tree = record.read(path)
-        if tree.get("digest") != record.seal(tree):
-            return False
-        record.verify(tree, OUTPUT)
-        parents = {
-            f"{kind}/{unit}": record.sha256(paths.record(kind, unit))
-            for kind, unit in grid.parents(params, KIND, run.id)
-        }
-    except (CheckError, FileNotFoundError, KeyError):
-        return False
-    return bool(
-        tree["config_hash"] == fingerprint(grid.config(params, KIND, run.id))
-        and tree["code"] == record.code_hash(params, KIND, run.id)
-        and tree["parents"] == parents
-    )

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from cxrmim import job
+from cxrmim import job, record
 from cxrmim.errors import ParamsError
 from cxrmim.explain import unknown
 from cxrmim.grid import entries, pending_entry, target
 
 
 def work(ctx: job.Context) -> None:
-    """Train the checkpoint and write its weights and record.
+    """Train the checkpoint and write its weights and record; one that is current stays.
 
     Raises:
         ParamsError: there is no such entry, or it has no code yet.
@@ -30,6 +30,10 @@ def work(ctx: job.Context) -> None:
     reason = pending_entry(ctx.params, entry)
     if reason:
         raise ParamsError(f"--checkpoint {ctx.unit}: {reason}")
+    if record.current(ctx.params, "pretrain", ctx.unit):
+        # It had ended, but whoever started it was killed before it could note that.
+        job.log.info("%s: current, not trained again", ctx.unit)
+        return
     from cxrmim.pretrain import loop
 
     loop.run(ctx.params.training(entry), ctx.unit)
