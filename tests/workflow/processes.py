@@ -35,7 +35,7 @@ class Job:
 def command() -> list[str]:
     """The workflow's run, for a working directory with its own params.yaml."""
     call = [str(BIN / "snakemake"), "--snakefile", str(REPO / "Snakefile")]
-    return [*call, "--cores", "2", "--rerun-incomplete"]
+    return [*call, "--cores", "2"]
 
 
 def job_of(arguments: Sequence[str]) -> tuple[str, str] | None:
