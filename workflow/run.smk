@@ -12,7 +12,8 @@ shell.prefix(f"set -euo pipefail; PYTHON={shlex.quote(sys.executable)}; ")
 os.environ[recover.MARK] = str(os.getpid())  # jobs inherit it: whose they are
 
 if workflow.is_main_process:
-    logger.info(plan.announcement)
+    for line in beginning.announced(plan):
+        logger.info(line)
 
 
 onstart:

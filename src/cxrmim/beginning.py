@@ -1,10 +1,25 @@
 """What is asked once, in the first moment of a run, so that nothing is started in vain."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from cxrmim import disk, doctor, recover
 from cxrmim.errors import CxrmimError
 from cxrmim.plan import Plan
+
+
+def announced(plan: Plan) -> Iterator[str]:
+    """What is said before anything is looked at, dry runs included: the scale, and a lock.
+
+    Snakemake's own words about a lock advise `--unlock`, after which an orphan of the killed run
+    and its replacement would write the same files.
+    """
+    yield plan.announcement
+    if any(recover.LOCKS.glob("*.lock")):
+        yield (
+            "cxrmim: this folder is locked: a run is at work here, or was killed; `cxrmim status` "
+            "shows what runs, `cxrmim recover` mends the latter (do not `--unlock` before it)"
+        )
 
 
 def allowed(workflow: Any, plan: Plan) -> None:

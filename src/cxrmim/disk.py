@@ -86,7 +86,7 @@ def _full(results: Path) -> str:
     return (
         f"no room left to write below {results} on {socket.gethostname()} (free now that what was "
         f"half written is gone: {free}; a quota may allow less); free some (`cxrmim doctor` tells "
-        f"how much the scale needs) or make the folder a link to a larger disk, then run the same "
+        f"how much the scale needs) or move the checkout to a larger disk, then run the same "
         f"command: what is done is kept"
     )
 

@@ -334,6 +334,7 @@ def test_of_two_runs_started_at_once_the_second_stops(here, jobs, undisturbed):
     second = here.snakemake(MANIFEST)
     assert second.returncode != 0
     assert "cannot be locked" in second.stdout + second.stderr
+    assert "`cxrmim recover` mends" in second.stdout + second.stderr
     assert first.poll() is None
     asked = here.call("cxrmim", "recover")
     assert asked.returncode == 1
