@@ -117,6 +117,22 @@ def test_rights_are_told_of_results_and_of_nothing_else(tmp_path, monkeypatch, n
         raised(number, "/data/patient-17.jpg")
 
 
+@pytest.mark.parametrize("name", ["results", "results/demo"])
+def test_a_link_to_a_disk_that_is_not_mounted_is_told(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    link = Path(name)
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(tmp_path / "patient-17")
+    told = f"^{name} is a link to what is not there on {socket.gethostname()}"
+    with pytest.raises(disk.DiskError, match=told):
+        disk.require_writable(DEMO.results)
+    with pytest.raises(disk.DiskError, match=told) as error, disk.told(DEMO):
+        DEMO.log("phantom", "mimic").parent.mkdir(parents=True, exist_ok=True)
+    assert "patient-17" not in str(error.value)
+    (tmp_path / "patient-17").mkdir()
+    disk.require_writable(DEMO.results)
+
+
 def test_a_quota_counts_as_full(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(disk.DiskError, match="a quota may allow less"), disk.told(DEMO):

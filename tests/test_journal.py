@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cxrmim import job, journal
+from cxrmim import job, journal, tally
 from cxrmim.errors import CheckError, DataError
 from cxrmim.paths import Paths
 from tests.watched import GONE, REPO
@@ -60,7 +60,7 @@ def test_a_running_job_is_in_the_journal_and_gone_when_it_ends_well(demo, monkey
     assert (entry.host, entry.pid) == (socket.gethostname(), os.getpid())
     assert entry.slurm == "4711" and entry.log == PATHS.log(STOP, UNIT).as_posix()
     assert began <= entry.started <= time.time()
-    assert journal.alive(entry) is True
+    assert alive(entry) is True
     assert entries(demo) == []
     assert not PATHS.journal(STOP, UNIT).exists()
 
@@ -90,7 +90,7 @@ def test_a_failed_job_leaves_its_line_and_status(demo, capsys, fault, debug):
     (entry,) = entries(demo)
     assert (entry.state, entry.line, entry.status) == ("failed", line, status)
     assert entry.ended is not None and entry.ended >= entry.started
-    assert journal.alive(entry) is False
+    assert alive(entry) is False
 
 
 def test_somebody_elses_message_is_not_in_the_journal(demo, capsys):
@@ -147,15 +147,15 @@ def test_a_killed_job_stays_running_and_is_not_alive(demo):
     while not entries(demo) and time.monotonic() < limit:
         time.sleep(0.05)
     (entry,) = entries(demo)
-    assert journal.alive(entry) is True and entry.pid == process.pid
+    assert alive(entry) is True and entry.pid == process.pid
     process.send_signal(signal.SIGKILL)
     # Not waited for, so a zombie at first.
-    while journal.alive(entry) and time.monotonic() < limit:
+    while alive(entry) and time.monotonic() < limit:
         time.sleep(0.05)
-    assert journal.alive(entry) is False
+    assert alive(entry) is False
     process.wait()
     assert entries(demo) == [entry]
-    assert journal.alive(entry) is False
+    assert alive(entry) is False
 
 
 def example(**over) -> journal.Entry:
@@ -164,10 +164,14 @@ def example(**over) -> journal.Entry:
     return replace(made, **over)
 
 
+def alive(entry: journal.Entry) -> bool | None:
+    return journal.alive(entry, journal.queued([entry]))
+
+
 def test_a_later_process_of_the_same_number_is_another():
-    assert journal.alive(example()) is True
-    assert journal.alive(example(started=example().started - 3600)) is False
-    assert journal.alive(example(pid=GONE)) is False
+    assert alive(example()) is True
+    assert alive(example(started=example().started - 3600)) is False
+    assert alive(example(pid=GONE)) is False
 
 
 @pytest.fixture
@@ -187,26 +191,59 @@ def squeue(tmp_path, monkeypatch):
 def test_a_job_of_another_machine_is_asked_of_slurm(squeue):
     squeue('printf "7 RUNNING\\n8 PENDING\\n9 COMPLETING\\n"')
     far = example(host="node7", pid=1)
-    assert journal.alive(far) is None
-    states = {slurm: journal.alive(replace(far, slurm=slurm)) for slurm in ("7", "8", "9", "10")}
+    assert alive(far) is None
+    states = {slurm: alive(replace(far, slurm=slurm)) for slurm in ("7", "8", "9", "10")}
     assert states == {"7": True, "8": False, "9": True, "10": False}
 
 
 def test_without_an_answer_of_the_cluster_nothing_is_claimed(squeue):
     squeue("exit 1")
-    assert journal.alive(example(host="node7", slurm="7")) is None
-    assert journal.alive(example(slurm="7")) is True  # of this machine
+    assert alive(example(host="node7", slurm="7")) is None
+    assert alive(example(slurm="7")) is True  # of this machine
+
+
+def test_the_cluster_is_asked_once_and_only_if_an_entry_needs_it(squeue, demo, tmp_path):
+    """A squeue that waits for a controller in vain does so for seconds."""
+    squeue(f"echo x >> {tmp_path}/asked; exit 1")
+    far = example(host="node7", slurm="7")
+    for unit in ("siim", "rsna"):
+        path = PATHS.journal(STOP, unit)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(vars(replace(far, unit=unit, state="failed", ended=1.0))))
+    tally.look(demo)
+    assert not (tmp_path / "asked").exists()
+    for entry in entries(demo):
+        path = PATHS.journal(STOP, entry.unit)
+        path.write_text(json.dumps(vars(replace(far, unit=entry.unit))))
+    assert [found.alive for found in tally.look(demo) if found.entry] == [None, None]
+    assert (tmp_path / "asked").read_text() == "x\n"
+
+
+ODD = {"stop": ["shards"], "unit": "../../../a", "state": "odd", "host": 7, "pid": -1, "slurm": 7}
+ODD |= {"started": 1e300, "log": None, "line": 5, "status": "3", "ended": "now"}
 
 
 def test_torn_and_foreign_files_are_passed_over(demo):
-    assert run(lambda ctx: None) == 0
     folder = PATHS.journal(STOP, UNIT).parent
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in {"a": "", "b": "{", "c": "[]", "d": '{"stop": "shards"}'}.items():
-        (folder / f"{name}.json").write_text(text)
-    (folder / "e.json").write_text(json.dumps(vars(example(pid="x"))))
-    (folder / ".1-ab.f.json").write_text(json.dumps(vars(example())))
+    for text in ("", "{", "[]", '{"stop": "shards"}', "[" * 99999):
+        PATHS.journal(STOP, UNIT).write_text(text)
+        assert entries(demo) == []
+    for key, value in ODD.items():
+        PATHS.journal(STOP, UNIT).write_text(json.dumps(vars(example()) | {key: value}))
+        assert entries(demo) == [], key
+    PATHS.journal(STOP, UNIT).write_text(json.dumps(vars(example()) | {"later": 1}))
+    assert [entry.unit for entry in entries(demo)] == [UNIT]
+    PATHS.journal(STOP, UNIT).rename(folder / f".1-ab.{UNIT}.json")  # as one that is being written
     assert entries(demo) == []
+
+
+def test_a_stop_that_is_none_is_no_unit_of_the_scale(demo):
+    path = PATHS.journal("stray", UNIT)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(vars(example(stop="stray"))))
+    assert [entry.stop for entry in entries(demo)] == ["stray"]
+    assert {found.state for found in tally.look(demo)} == {"pending"}
 
 
 def test_an_orphan_leaves_its_replacements_entry_alone(demo):

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from cxrmim import metadata
+from cxrmim import metadata, params, record
 from cxrmim.errors import CheckError
+from cxrmim.paths import Paths
+from cxrmim.plan import lay_out
 
 FILE = "results/demo/tables/a.csv"
 LONG = f"results/demo/records/{'x' * 300}/b.json"  # its note's name is cut into folders
@@ -32,12 +34,16 @@ def note(key: str, end: float, state: str) -> None:
     )
 
 
-def state(key: str) -> str | None:
-    """What Snakemake reads of a note, if there is one."""
+def stored(key: str) -> dict[str, object]:
+    """What Snakemake reads of a note; nothing if there is none."""
     from snakemake.persistence.file import FilePersistence
 
     read = FilePersistence(path=Path(".snakemake").absolute())._io_read
-    return read(".snakemake/metadata", key).get("params", [None])[0]
+    return dict(read(".snakemake/metadata", key))
+
+
+def state(key: str) -> str | None:
+    return stored(key).get("params", [None])[0]
 
 
 def shipped(notes: object) -> Path:
@@ -153,3 +159,39 @@ def test_a_damaged_note_is_replaced(here):
     shipped({FILE: {"endtime": 5.0, "params": ["pulled"]}})
     metadata.restore("demo")
     assert state(FILE) == "pulled"
+
+
+@pytest.mark.parametrize("key", ["config_hash", "code"])
+def test_a_record_of_another_state_is_made_again_whatever_its_note_says(here, repo, key):
+    """As after `git checkout -- results`: the note is of the run here, the file is another's."""
+    shutil.copy(repo / "params.yaml", "params.yaml")
+    tree = record.begin(params.load("params.yaml", "demo"), "phantom", "siim")
+    path = Paths("demo").record("phantom", "siim")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(record.canonical(tree))
+    note(path.as_posix(), 9.0, "present")
+    lay_out({"scale": "demo"})
+    assert state(path.as_posix()) == "present"
+    path.write_bytes(record.canonical(tree | {key: "0"}))
+    for _ in range(2):
+        lay_out({"scale": "demo"})
+        assert stored(path.as_posix())["params"] == []
+        assert stored(path.as_posix())["endtime"] == 9.0
+    path.write_bytes(record.canonical(tree))
+    lay_out({"scale": "demo"})
+    assert state(path.as_posix()) == "present"  # a dry run under other parameters leaves no trace
+
+
+def test_where_there_was_no_note_there_is_none_again(here):
+    metadata.distrust([Path(FILE)])
+    assert stored(FILE)["params"] == []
+    metadata.distrust([])
+    assert stored(FILE) == {}
+
+
+def test_what_was_made_since_stays(here):
+    """A note that a job has written after the old one was spoilt is not overwritten with that."""
+    metadata.distrust([Path(FILE)])
+    note(FILE, 10.0, "made")
+    metadata.distrust([])
+    assert state(FILE) == "made"

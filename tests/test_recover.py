@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from cxrmim.errors import CxrmimError
 from cxrmim.paths import Paths
 
 RUN = "95c0ac35-ae49-4ddd-986d-b2b6a55fe6e4"
+OTHER = RUN.replace("9", "8")  # of a folder elsewhere
 HEAD = """
 SNAKEMAKE
 =========
@@ -99,8 +99,10 @@ def cluster(folder) -> Cluster:
     return Cluster(folder.parent / "bin", folder)
 
 
-def leave_log(folder: Path, host: str = "", name: str = "1", held: str = HELD) -> None:
-    text = HEAD.format(host=host or socket.gethostname(), run=RUN) + held
+def leave_log(
+    folder: Path, host: str = "", name: str = "1", held: str = HELD, run: str = RUN
+) -> None:
+    text = HEAD.format(host=host or socket.gethostname(), run=run) + held
     (folder / f".snakemake/log/{name}.snakemake.log").write_text(text)
 
 
@@ -168,14 +170,15 @@ def locked(folder: Path) -> bool:
 def test_jobs_of_this_folder_are_cancelled_and_the_lock_goes(folder, cluster, demo):
     link = folder.parent / "link"
     link.symlink_to(folder)
+    leave_log(folder, name="2", run=f"mine_{RUN}")
     cluster.show(
         cluster.job(11),
         cluster.job(12, str(link), unit="rule_downstream_medim_s0"),
         cluster.job(13, run=f"mine_{RUN}", unit="a|b"),
-        cluster.job(14, str(folder.parent)),
+        cluster.job(14, str(folder.parent), run=OTHER),
         cluster.job(15, run="my own job"),
         cluster.job(16, run="wrap"),
-        cluster.job(17, "/nosuch"),
+        cluster.job(17, "/nosuch", run=OTHER),
         "18|PENDING|",
         "not a job at all",
     )
@@ -250,6 +253,28 @@ def test_a_snakemake_that_only_does_a_job_does_not_count(folder, cluster, demo, 
     assert "1 Slurm jobs" in call(demo)
 
 
+@pytest.mark.parametrize("options", [["-u"], ["-X", "utf8", "-W", "ignore"]])
+def test_a_living_snakemake_is_known_by_whatever_python_it_was_called(folder, demo, start, options):
+    package = folder.parent / "made-up/snakemake.py"
+    package.write_text("import pathlib, time; pathlib.Path('begun').touch(); time.sleep(600)")
+    process = start(*options, "-m", "snakemake", "--cores", "all")
+    while not (folder / "begun").exists():
+        time.sleep(0.05)
+    with pytest.raises(CxrmimError, match=f"process {process.pid} on"):
+        call(demo)
+    assert recover._lives(process.pid)
+
+
+def test_a_run_of_another_user_is_not_judged(folder, demo, monkeypatch):
+    """Nobody but root sees where another's processes run."""
+    monkeypatch.setattr(recover.os, "getuid", lambda: 4711)
+    with pytest.raises(CxrmimError, match=r"another user has locked.*--gone"):
+        call(demo)
+    assert locked(folder)
+    call(demo, gone=True)
+    assert not locked(folder)
+
+
 def test_a_run_of_another_machine_is_not_judged_from_here(folder, cluster, demo):
     leave_log(folder, host="login2", name="2")
     leave_log(folder, name="3", held="Error: Directory cannot be locked.\n")
@@ -260,6 +285,36 @@ def test_a_run_of_another_machine_is_not_judged_from_here(folder, cluster, demo)
     assert cluster.cancelled == []
     assert "1 Slurm jobs" in call(demo, gone=True)
     assert not locked(folder)
+
+
+def test_a_run_that_was_called_from_elsewhere_is_known_by_its_log(folder, cluster, demo):
+    """Slurm knows the folder of the call, which is not that of ``snakemake --directory``."""
+    cluster.show(cluster.job(11, str(folder.parent)))
+    assert [orphan.id for orphan in recover.orphans()] == ["11"]
+    call(demo)
+    assert cluster.cancelled == ["11"]
+
+
+def test_a_run_of_another_folder_that_was_called_from_here_lives_on(folder, cluster, demo):
+    link = folder.parent / "link"
+    link.symlink_to(folder)
+    cluster.show(cluster.job(11), cluster.job(12, str(link), run=OTHER))
+    with pytest.raises(CxrmimError, match=r"Slurm job 12.*a machine that no log .*--gone"):
+        call(demo)
+    assert cluster.cancelled == []
+    assert locked(folder)
+    call(demo, gone=True)
+    assert cluster.cancelled == ["11", "12"]
+
+
+def test_a_run_of_another_machine_lives_on_after_a_later_one_here(folder, cluster, demo):
+    """Of another scale: Snakemake's lock lets both in, and the first to end takes both locks."""
+    leave_log(folder, host="login2", name="0", run=OTHER)
+    (folder / ".snakemake/locks/0.input.lock").unlink()
+    cluster.show(cluster.job(11, run=OTHER))
+    with pytest.raises(CxrmimError, match=r"Slurm job 11.*started on login2, and this is"):
+        call(demo)
+    assert cluster.cancelled == []
 
 
 def test_it_is_said_when_no_log_tells_where_the_run_was_started(folder, cluster, demo):
@@ -311,7 +366,7 @@ def test_processes_of_somebody_else_live_on(folder, demo, start):
 def test_a_run_is_not_begun_beside_an_earlier_ones_jobs(folder, cluster, start):
     recover.require_alone()
     cluster.show(*(cluster.job(n) for n in range(11, 18)))
-    with pytest.raises(CxrmimError, match="7 jobs of an earlier, killed run") as error:
+    with pytest.raises(CxrmimError, match="7 jobs of another run of this folder") as error:
         recover.require_alone()
     text = str(error.value)
     assert "11 pretrain medim-s0" in text and "and 2 more" in text and "`cxrmim recover`" in text
@@ -331,7 +386,7 @@ def test_jobs_that_are_ending_are_waited_for(folder, cluster, monkeypatch):
     recover.require_alone()
     cluster.show(ending)
     monkeypatch.setattr(recover, "LINGERS", 0.0)
-    with pytest.raises(CxrmimError, match="1 jobs of an earlier"):
+    with pytest.raises(CxrmimError, match="1 jobs of another"):
         recover.require_alone()
 
 
@@ -346,8 +401,39 @@ def test_notes_of_killed_jobs_go_and_those_of_failed_ones_stay(folder, demo):
     assert [entry.unit for entry in journal.read(demo)] == ["failed"]
 
 
+def left(demo) -> Path:
+    """Something half written."""
+    path = Paths(demo.scale).results / "figures" / f".{dead_pid()}-0123abcd.roc.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def test_what_is_half_written_goes_before_the_lock(folder, demo, monkeypatch):
+    """Else it might be of a run that has begun in between."""
+    path, clear, seen = left(demo), Paths.sweep, []
+
+    def sweep(paths: Paths) -> int:
+        seen.append(locked(folder))
+        return clear(paths)
+
+    monkeypatch.setattr(Paths, "sweep", sweep)
+    assert "1 half-written files and folders removed" in call(demo)
+    assert seen == [True]
+    assert not path.exists() and not locked(folder)
+
+
+def test_a_job_that_was_started_by_hand_keeps_what_it_writes(folder, demo):
+    path = left(demo)
+    note = journal.Note(Paths(demo.scale), "report", "figures")
+    assert "half-written files are left, as these still work: report figures" in call(demo)
+    assert path.exists() and not locked(folder)
+    note.done()
+    assert "1 half-written files" in call(demo)
+
+
 def test_the_command_is_wired(folder, cluster, repo, capsys):
-    cluster.show(cluster.job(11, run=str(uuid.uuid4())))
+    cluster.show(cluster.job(11))
     arguments = ["recover", "--dry-run", "--params", str(repo / "params.yaml")]
     assert cli.main(arguments) == 0
     assert "would end Slurm job 11" in capsys.readouterr().out

@@ -129,3 +129,24 @@ def test_a_lock_removed_between_opening_and_locking_is_taken_anew(hold, monkeypa
     with sole.alone(*WHAT):
         assert len(seen) == 2
         assert path.read_text().startswith(f"process {os.getpid()} on")
+
+
+@pytest.mark.timeout(60)
+def test_where_no_file_is_the_same_twice_the_job_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sole, "PATIENCE", 0.1)
+    monkeypatch.setattr(os.path, "samestat", lambda *stats: False)
+    with sole.alone(*WHAT):
+        pass
+
+
+def test_who_may_write_the_results_may_lock(tmp_path, monkeypatch):
+    """Two people of a group in one folder: its umask decides, as for all other files."""
+    monkeypatch.chdir(tmp_path)
+    before = os.umask(0o002)
+    try:
+        with sole.alone(*WHAT):
+            path = WHAT[0].journal("pretrain", "medim-s0").with_name("medim-s0.lock")
+            assert path.stat().st_mode & 0o777 == 0o664
+    finally:
+        os.umask(before)

@@ -106,6 +106,42 @@ def test_what_was_done_since_it_failed_is_done(watched):
     assert counts(watched, "pretrain")[:3] == [1, 0, 0]
 
 
+def test_a_redo_that_failed_and_is_wanted_no_more_is_done(watched, monkeypatch):
+    """As when params.yaml was changed, the job failed, and the change was taken back."""
+    job = watched.job
+    for run in job.runs:
+        watched.done("downstream", run.id, age=120)
+    watched.failed("downstream", job.id)
+    watched.done("pretrain", CHECKPOINT, age=120)
+    watched.entry("pretrain", CHECKPOINT, pid=GONE)
+    total = len(grid.runs(watched.params))
+    assert counts(watched, "pretrain")[:3] == [0, 0, 1]  # these records are of nothing at all
+    current = {("downstream", run.id) for run in job.runs} | {("pretrain", CHECKPOINT)}
+    monkeypatch.setattr(tally.record, "current", lambda params, kind, unit: (kind, unit) in current)
+    assert counts(watched, "pretrain")[:3] == [1, 0, 0]
+    assert counts(watched, "downstream") == [len(job.runs), 0, 0, total - len(job.runs)]
+    current.remove(("downstream", job.runs[-1].id))
+    assert counts(watched, "downstream") == [0, 0, len(job.runs), total - len(job.runs)]
+
+
+def test_files_that_go_as_they_are_looked_at_are_not_there(watched, monkeypatch):
+    """As when Snakemake clears the way for a job, while `status --watch` looks."""
+    watched.entry("downstream", watched.job.id)
+    watched.failed("pretrain", CHECKPOINT)
+    for run in watched.job.runs:
+        watched.done("downstream", run.id)
+    watched.done("pretrain", CHECKPOINT)
+    is_file = Path.is_file
+    was = [run.id for run in watched.job.runs] + [CHECKPOINT]  # a moment ago
+    monkeypatch.setattr(
+        Path, "is_file", lambda path: is_file(path) or any(f"{w}.json" in str(path) for w in was)
+    )
+    for path in Path("results/demo/records").rglob("*.json"):
+        path.unlink()
+    assert counts(watched, "pretrain")[:3] == [0, 0, 1]
+    assert counts(watched, "downstream")[:3] == [0, 1, 0]
+
+
 def test_a_failure_is_told_with_its_line_its_log_and_the_command(watched):
     log = watched.log(
         "shards",

@@ -32,8 +32,8 @@ def allowed(workflow: Any, plan: Plan) -> None:
         plan: the scale's workflow.
 
     Raises:
-        WorkflowError: jobs of an earlier, killed run are left, results cannot be written, or
-            weights from which a pretraining of this run starts are not there.
+        WorkflowError: jobs of another run of this folder are there, results cannot be written,
+            or weights from which a pretraining of this run starts are not there.
     """
     from snakemake.exceptions import WorkflowError
 

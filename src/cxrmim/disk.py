@@ -1,4 +1,4 @@
-"""A disk that is full, read-only or closed to the user, told in one line.
+"""A disk that is full, read-only, closed to the user or not there, told in one line.
 
 Libraries tell a full disk each in its own way, and their messages may hold paths and ids: what is
 said here names the scale's results folder, the machine and the room that is left, nothing else.
@@ -37,7 +37,7 @@ def told(paths: Paths) -> Iterator[None]:
     """Turn errors of the disk that results are written to into one line.
 
     Raises:
-        DiskError: the disk is full or read-only, or may not be written to.
+        DiskError: the disk is full, read-only or not there, or may not be written to.
     """
     try:
         yield
@@ -56,12 +56,16 @@ def require_writable(folder: Path) -> None:
     Raises:
         DiskError: they cannot.
     """
+    if (link := _dangling(folder)) is not None:
+        raise DiskError(_away(link))
     if not os.access(_existing(folder), os.W_OK | os.X_OK):
         raise DiskError(_closed(folder))
 
 
 def _line(error: BaseException, results: Path) -> str | None:
     """What an error, or one that it came of, says of the disk; None if nothing."""
+    if isinstance(error, OSError) and (link := _dangling(results)) is not None:
+        return _away(link)
     if isinstance(error, OSError) and error.errno == errno.EROFS:
         return _closed(results)
     if isinstance(error, OSError) and error.errno in REFUSED:
@@ -71,6 +75,18 @@ def _line(error: BaseException, results: Path) -> str | None:
     if number in FULL or (number is None and any(word in str(error) for word in WORDS)):
         return _full(results)
     return None if error.__context__ is None else _line(error.__context__, results)
+
+
+def _dangling(folder: Path) -> Path | None:
+    """The link on the way to a folder that leads nowhere."""
+    return next((p for p in (folder, *folder.parents) if p.is_symlink() and not p.exists()), None)
+
+
+def _away(link: Path) -> str:
+    return (
+        f"{link} is a link to what is not there on {socket.gethostname()}: a disk may not be "
+        f"mounted; mend that, then run the same command: what is done is kept"
+    )
 
 
 def _closed(folder: Path) -> str:

@@ -12,18 +12,20 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import psutil
+from pydantic import Field, TypeAdapter
 
 from cxrmim.params import Params
 from cxrmim.paths import Paths, atomic
 
 SLACK = 5.0  # seconds that a clock may have been set by since a process began
 PATIENCE = 5.0  # seconds that squeue is given
+Seconds = Annotated[float, Field(ge=0, lt=1e11)]  # since 1970; later ones no clock can show
 WAITING = ("PENDING", "REQUEUED")  # in the queue, and without a process
 
 
@@ -49,13 +51,16 @@ class Entry:
     unit: str
     state: Literal["running", "failed"]
     host: str
-    pid: int
-    started: float
+    pid: Annotated[int, Field(gt=0)]
+    started: Seconds
     slurm: str | None
     log: str
     line: str | None = None
     status: int | None = None
-    ended: float | None = None
+    ended: Seconds | None = None
+
+
+READER = TypeAdapter(Entry)
 
 
 class Note:
@@ -110,37 +115,32 @@ class Note:
 
 def read(params: Params) -> list[Entry]:
     """The scale's entries, by stop and unit; files that are no entries are passed over."""
-    files = sorted(Path().glob(Paths(params.scale).journal("*", "*").as_posix()))
-    # A name that begins with a dot is of a file that is being written.
-    found = (_parse(path) for path in files if not path.name.startswith("."))
-    return [entry for entry in found if entry is not None]
+    paths = Paths(params.scale)
+    files = sorted(Path().glob(paths.journal("*", "*").as_posix()))
+    # One that lies elsewhere than where it belongs may be half written, or of any origin.
+    found = ((_parse(path), path) for path in files)
+    return [e for e, path in found if e is not None and paths.journal(e.stop, e.unit) == path]
 
 
 def _parse(path: Path) -> Entry | None:
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        entry = Entry(**{field.name: tree[field.name] for field in fields(Entry)})
-    except (OSError, ValueError, KeyError, TypeError):
+        return READER.validate_json(path.read_bytes(), strict=True)
+    except (OSError, ValueError):
         return None
-    sound = isinstance(entry.pid, int) and isinstance(entry.started, float)
-    return entry if sound else None
 
 
-def alive(entry: Entry, queue: Mapping[str, str] | None = None) -> bool | None:
+def alive(entry: Entry, queue: Mapping[str, str] | None) -> bool | None:
     """Whether an entry's process lives; None where that cannot be told from here.
 
     Args:
         entry: what the journal says.
-        queue: what `queued` has found; asked for where it is needed and not given.
+        queue: what `queued` has found for this entry and others.
     """
     if entry.state == "failed":
         return False
     if entry.host == socket.gethostname():
         return _lives(entry.pid, entry.started)
-    if entry.slurm is None:
-        return None
-    queue = queued() if queue is None else queue
-    if queue is None:
+    if entry.slurm is None or queue is None:
         return None
     return queue.get(entry.slurm, WAITING[0]) not in WAITING
 
@@ -155,10 +155,15 @@ def _lives(pid: int, started: float) -> bool:
         return False
 
 
-def queued() -> dict[str, str] | None:
-    """States of this user's jobs on the cluster by id; None where no cluster answers."""
-    squeue = shutil.which("squeue")
-    if squeue is None:
+def queued(entries: Iterable[Entry]) -> dict[str, str] | None:
+    """States of this user's jobs on the cluster by id; None where no cluster answers.
+
+    Args:
+        entries: what is going to be judged; the cluster is asked only if one needs it.
+    """
+    here, squeue = socket.gethostname(), shutil.which("squeue")
+    away = any(e.slurm and e.host != here and e.state == "running" for e in entries)
+    if squeue is None or not away:
         return None
     command = [squeue, "--noheader", "--format=%A %T", f"--user={os.getuid()}"]
     try:

@@ -10,6 +10,7 @@ import json
 import lzma
 import os
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ Notes = dict[str, dict[str, Any]]
 STATE = Path(".snakemake")
 FOLDER = STATE / "metadata"
 LIMIT = 1 << 28  # bytes of a scale's notes, unpacked; the file may come from anywhere
+# No parameters, in the format of a note from which on Snakemake compares them.
+SPOILT: dict[str, Any] = {"params": [], "record_format_version": 6}
 SHORTEST = 255  # characters of a file's name, where the file system does not tell
 
 
@@ -70,14 +73,40 @@ def restore(scale: str) -> None:
         here = _read(file)
         if here is not None and here != before.get(key) and _ended(here) > _ended(note):
             continue
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # Not synced to disk one by one: Snakemake passes over a note that a power cut has damaged.
-        temporary = file.with_name(f".{os.getpid()}.cxrmim")
-        temporary.write_text(json.dumps(note), encoding="utf-8")
-        temporary.replace(file)
+        _write(file, note)
     (STATE / "incomplete").mkdir(exist_ok=True)  # without it Snakemake takes the notes for old ones
     with atomic(known) as copy:
         copy.write_bytes(data)
+
+
+def distrust(records: Iterable[Path]) -> None:
+    """Spoil the notes of these records alone, so that Snakemake makes them again.
+
+    A note goes by its file's name: where git has put another version in the place of the one that a
+    run here has made, Snakemake would take it for that. A note that was spoilt before is mended
+    when its record is no longer among these, as after a dry run under other parameters.
+    """
+    spoilt = STATE / "cxrmim" / "spoilt.json"
+    before, now = _read(spoilt) or {}, {path.as_posix() for path in records}
+    for key in before.keys() - now:
+        if not _is_spoilt(_read(_place(key))):  # a job has made the record, and a note, since
+            continue
+        if before[key]:
+            _write(_place(key), before[key])
+        else:
+            _place(key).unlink()
+    kept = {key: before[key] for key in before.keys() & now}
+    for key in sorted(now):
+        note = _read(_place(key)) or {}
+        if not _is_spoilt(note):
+            kept[key] = note
+            _write(_place(key), note | SPOILT)
+    if kept != before:
+        _write(spoilt, kept)
+
+
+def _is_spoilt(note: dict[str, Any] | None) -> bool:
+    return note is not None and SPOILT.items() <= note.items()
 
 
 def _known(scale: str) -> Path:
@@ -133,6 +162,15 @@ def _read(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return tree if isinstance(tree, dict) else None
+
+
+def _write(file: Path, note: dict[str, Any]) -> None:
+    """Leave a note where Snakemake reads it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # Not synced to disk one by one: Snakemake passes over a note that a power cut has damaged.
+    temporary = file.with_name(f".{os.getpid()}.cxrmim")
+    temporary.write_text(json.dumps(note), encoding="utf-8")
+    temporary.replace(file)
 
 
 def _ended(note: dict[str, Any]) -> float:

@@ -5,7 +5,7 @@ import re
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,15 +112,16 @@ class Paths:
         """Remove what killed processes have left half written; no job may run beside it.
 
         Returns:
-            How many files and folders that were.
+            How many files and folders have gone; what cannot be removed stays.
         """
         found: list[Path] = []
         for here, folders, files in os.walk(self.results):
             found += [Path(here, name) for name in (*folders, *files) if is_temporary(name)]
             folders[:] = [name for name in folders if not is_temporary(name)]
         for path in found:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        return len(found)
+            with suppress(OSError):  # over NFS one that was open a moment ago holds its folder
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return sum(not path.exists() for path in found)
 
     @property
     def summary(self) -> Path:

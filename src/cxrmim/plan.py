@@ -5,14 +5,14 @@ Everything comes from `grid` and `paths`; this module arranges it as lists of in
 
 import signal
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cxrmim import disk, grid, metadata, params, paths, plugins, record
-from cxrmim.errors import CxrmimError
+from cxrmim.errors import CheckError, CxrmimError
 from cxrmim.grid import Job
 from cxrmim.params import Params, fingerprint
 from cxrmim.paths import Paths
@@ -38,6 +38,7 @@ class Plan:
 
     params: Params
     paths: Paths
+    _states: dict[tuple[str, str], str] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def options(self) -> str:
@@ -46,8 +47,23 @@ class Plan:
 
     def state(self, kind: str, unit: str) -> str:
         """Hash of a unit's parameters and code: the job is done again when it changes."""
-        settings = fingerprint(grid.config(self.params, kind, unit))
-        return fingerprint([settings, record.code_hash(self.params, kind, unit)])
+        if (kind, unit) not in self._states:
+            settings = fingerprint(grid.config(self.params, kind, unit))
+            made_by = record.code_hash(self.params, kind, unit)
+            self._states[kind, unit] = fingerprint([settings, made_by])
+        return self._states[kind, unit]
+
+    def outdated(self) -> Iterator[Path]:
+        """Records on disk that are of other parameters or code than the present."""
+        for kind, unit in grid.units(self.params):
+            path = self.paths.record(kind, unit)
+            try:
+                tree = record.read(path)
+                made = fingerprint([tree["config_hash"], tree["code"]])
+            except (CheckError, KeyError):  # missing, or `cxrmim check` tells of it
+                continue
+            if made != self.state(kind, unit):
+                yield path
 
     @property
     def roots(self) -> list[str]:
@@ -305,6 +321,7 @@ def lay_out(config: Mapping[str, Any], *, head: bool = True) -> Plan:
                 paths.lists_root(loaded, dataset)
         if head:
             metadata.restore(loaded.scale)
+            metadata.distrust(out.outdated())
     except CxrmimError as error:
         raise WorkflowError(str(error)) from None
     return out

@@ -12,9 +12,11 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -27,12 +29,15 @@ MARK = "CXRMIM_SNAKEMAKE"  # in a job's environment: process id of the Snakemake
 LOCKS, LOGS = Path(".snakemake/locks"), Path(".snakemake/log")
 HEAD = 1 << 16  # bytes of a Snakemake log that tell where it ran and under which id
 LOCKED = "Using shell: "  # a Snakemake that was refused the lock does not come as far as that
+HOST = re.compile(r"^ +Host: (\S+)$", re.MULTILINE)
+SUBMITS = re.compile(r"^SLURM run ID: (\S+)$", re.MULTILINE)
 # The Slurm plugin names a run's jobs by a UUID, maybe with the user's prefix.
 RUN = re.compile(r"(?:[\w-]{1,50}_)?[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 FORMAT = "%i|%T|%j|%k|%Z"  # id, state, run, comment, folder: the last two may hold anything
 MODULE = re.compile(r"cxrmim\.([a-z]+)")
 ENDS = "COMPLETING"  # as squeue calls a job whose processes are on their way out
 PATIENCE = 60.0  # seconds that a Slurm command is given
+ASKED: Any = {"capture_output": True, "text": True, "errors": "replace", "timeout": PATIENCE}
 LINGERS = 60.0  # seconds that a job which ends anyway is given
 ENDING = 300.0  # seconds that cancelled jobs are given: a training saves on SIGTERM
 POLL = 1.0  # seconds
@@ -49,6 +54,7 @@ class Orphan:
         unit: what it works on.
         run: the id under which Snakemake submitted it, or the dead Snakemake's process id.
         state: as squeue calls it; RUNNING for a process.
+        host: where that Snakemake was started, None if no log of this folder tells.
     """
 
     id: str
@@ -56,6 +62,7 @@ class Orphan:
     unit: str
     run: str
     state: str
+    host: str | None
 
     @property
     def text(self) -> str:
@@ -72,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gone",
         action="store_true",
-        help="the run was started on another machine, and its Snakemake there is surely dead",
+        help="the run is another machine's or user's, and its Snakemake there is surely dead",
     )
 
 
@@ -86,6 +93,8 @@ def command(params: Params, args: argparse.Namespace, say: Callable[[str], None]
     folder = Path.cwd().resolve()
     _require_dead(folder, gone=args.gone, say=say)
     found = orphans(folder)
+    for orphan in found if not args.gone else []:
+        _require_here(f"the run of {orphan.text}", orphan.host)
     if shutil.which("squeue") is None:
         say("no squeue on PATH: no cluster was looked at, only processes of this machine")
     locks = sorted(LOCKS.glob("*.lock"))
@@ -93,13 +102,16 @@ def command(params: Params, args: argparse.Namespace, say: Callable[[str], None]
         say(f"{'would end' if args.dry_run else 'ending'} {orphan.text}")
     if not args.dry_run:
         _end(found, folder)
-    clusters, processes = (sum(o.slurm is slurm for o in found) for slurm in (True, False))
+    clusters = sum(orphan.slurm for orphan in found)
     ended = "to end" if args.dry_run else "ended"
-    say(f"{clusters} Slurm jobs and {processes} processes {ended}")
+    say(f"{clusters} Slurm jobs and {len(found) - clusters} processes {ended}")
     if not args.dry_run:
-        shutil.rmtree(LOCKS, ignore_errors=True)  # what `snakemake --unlock` does
-        _clear(params)
-        say(f"{Paths(params.scale).sweep()} half-written files and folders removed")
+        if living := _clear(params):
+            say(f"half-written files are left, as these still work: {', '.join(living)}")
+        else:
+            say(f"{Paths(params.scale).sweep()} half-written files and folders removed")
+        if LOCKS.is_dir():  # at the end: a run that begins now would write what is swept
+            shutil.rmtree(LOCKS)  # what `snakemake --unlock` does
     held = "would be removed" if args.dry_run else "removed"
     say(f"Snakemake's lock {held}" if locks else "no lock of Snakemake's was there")
     if not args.dry_run:
@@ -110,7 +122,8 @@ def orphans(folder: Path | None = None) -> list[Orphan]:
     """Jobs of this folder that run or wait although the Snakemake that started them is dead.
 
     To be asked where no Snakemake of the folder lives, or by one before its first job: every Slurm
-    job that a run of this folder has submitted is an orphan then.
+    job that a run of this folder has submitted is an orphan then. A Snakemake on another machine is
+    not seen from here: `Orphan.host` tells which one submitted a job.
 
     Args:
         folder: the working directory of the runs; the present one by default.
@@ -123,7 +136,7 @@ def orphans(folder: Path | None = None) -> list[Orphan]:
 
 
 def require_alone() -> None:
-    """Assert, at the start of a run, that no job of an earlier one is left.
+    """Assert, at the start of a run, that no job of another one is there.
 
     Raises:
         CxrmimError: there is one: it and its replacement would write the same files.
@@ -138,8 +151,9 @@ def require_alone() -> None:
     units = [f"{orphan.id} {orphan.unit}" for orphan in found[:SHOWN]]
     more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     raise CxrmimError(
-        f"{len(found)} jobs of an earlier, killed run are still {where} ({', '.join(units)}{more});"
-        f" run `cxrmim recover`, then this command again"
+        f"{len(found)} jobs of another run of this folder are still {where} ({', '.join(units)}"
+        f"{more}); if that run lives, wait for it; if it was killed, run `cxrmim recover`, then "
+        f"this command again"
     )
 
 
@@ -152,26 +166,35 @@ def _require_dead(folder: Path, *, gone: bool, say: Callable[[str], None]) -> No
                 f"{socket.gethostname()} since {since}; wait for it, or end it with "
                 f"`kill -INT {process.pid}`; nothing was changed"
             )
-    started, here = _started_on(), socket.gethostname()
-    if not any(LOCKS.glob("*.lock")) or started == here:
+    started, locks = _started_on(), list(LOCKS.glob("*.lock"))
+    if not locks:
         return
-    if started is None:
-        say(
-            f"no log of Snakemake's tells where the locked run was started; only {here} was "
-            f"searched for it"
-        )
-    elif not gone:
+    if not gone and any(path.stat().st_uid != os.getuid() for path in locks):
         raise CxrmimError(
-            f"the last run was started on {started}, and this is {here}, from where nobody can see "
-            f"whether its Snakemake lives; run `cxrmim recover` on {started}, or, if it is surely "
-            f"dead, `cxrmim recover --gone` here; nothing was changed"
+            "another user has locked this folder: only they see whether their Snakemake lives; let "
+            "them run `cxrmim recover`, or, if it is surely dead, add --gone; nothing was changed"
+        )
+    if started is None:
+        say("no log of Snakemake's tells where the locked run began; only this machine is seen")
+    elif not gone:
+        _require_here("the last run", started)
+
+
+def _require_here(what: str, started: str | None) -> None:
+    here = socket.gethostname()
+    if started != here:
+        where = started or "a machine that no log in .snakemake/log names"
+        raise CxrmimError(
+            f"{what} was started on {where}, and this is {here}, from where nobody can see whether "
+            f"its Snakemake lives; run `cxrmim recover` there, or, if it is surely dead, "
+            f"`cxrmim recover --gone` here; nothing was changed"
         )
 
 
 def _is_snakemake(process: psutil.Process) -> str:
     """ "main" for a Snakemake, "job" for one that a Snakemake has started for a job, else ""."""
     words = _words(process)
-    program = [Path(word).name for word in words[:3]]
+    program = [Path(word).name for word in takewhile(lambda w: not w.startswith("--"), words)]
     if not program or not program[0].startswith("python") or "snakemake" not in program[1:]:
         return ""
     return "job" if "--mode" in words else "main"
@@ -180,10 +203,9 @@ def _is_snakemake(process: psutil.Process) -> str:
 def _words(process: psutil.Process) -> list[str]:
     """A process's command line; empty if it has gone or is not ours."""
     try:
-        words: list[str] = process.cmdline()
+        return list(process.cmdline())
     except psutil.Error:
         return []
-    return words
 
 
 def _runs_in(process: psutil.Process, folder: Path) -> bool:
@@ -212,11 +234,14 @@ def _heads() -> list[str]:
 
 def _started_on() -> str | None:
     """Host of the newest run that has held the lock; None if no log tells."""
-    for head in reversed(_heads()):
-        found = re.search(r"^ +Host: (\S+)$", head, flags=re.M)
-        if found and LOCKED in head:
-            return found[1]
-    return None
+    held = [found[1] for head in _heads() if LOCKED in head and (found := HOST.search(head))]
+    return held[-1] if held else None
+
+
+def _submitters() -> dict[str, str]:
+    """Hosts of this folder's Snakemakes that have used Slurm, by the id of their run."""
+    found = ((SUBMITS.search(head), HOST.search(head)) for head in _heads())
+    return {run[1]: host[1] for run, host in found if run and host}
 
 
 def _slurm_jobs(folder: Path, *, used: bool = False) -> list[Orphan]:
@@ -233,33 +258,37 @@ def _slurm_jobs(folder: Path, *, used: bool = False) -> list[Orphan]:
     if shutil.which(command[0]) is None:
         return []
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=PATIENCE, check=False, errors="replace"
-        )
+        done = subprocess.run(command, check=False, **ASKED)
     except subprocess.TimeoutExpired:
         told: str | None = f"no answer in {PATIENCE:.0f} s"
     else:
         told = None if done.returncode == 0 else (done.stderr.strip() or "no reason told")
     if told is not None:
         # A squeue without a cluster behind it is no obstacle to runs that never used one.
-        if used or any("SLURM run ID" in head for head in _heads()):
+        if used or _submitters():
             raise CxrmimError(
                 f"squeue fails ({told.splitlines()[-1]}), so that nobody can tell which jobs of "
-                f"this folder still run; try again when the cluster answers; nothing is unlocked"
+                f"this folder still run; try again when the cluster answers"
             )
         return []
-    jobs = (_parsed(line, folder) for line in done.stdout.splitlines())
+    hosts = _submitters()
+    jobs = (_parsed(line, folder, hosts) for line in done.stdout.splitlines())
     return [orphan for orphan in jobs if orphan is not None]
 
 
-def _parsed(line: str, folder: Path) -> Orphan | None:
-    """A line of squeue; None for a job of something else."""
+def _parsed(line: str, folder: Path, hosts: Mapping[str, str]) -> Orphan | None:
+    """A line of squeue; None for a job of something else.
+
+    Slurm knows where Snakemake was called, which ``--directory`` makes another folder than that of
+    the run: a run that has left its log in this one is of this one. Of a job that was only
+    submitted from here nobody can tell.
+    """
     number, state, run, rest = [*line.strip().split("|", 3), "", "", "", ""][:4]
     comment, _, place = rest.partition("|/")
-    if not RUN.fullmatch(run) or not _same(f"/{place}", folder):
+    if run not in hosts and not (RUN.fullmatch(run) and _same(f"/{place}", folder)):
         return None
     unit = comment.removeprefix("rule_").replace("_wildcards_", " ")
-    return Orphan(number, True, unit or "unknown", run, state)
+    return Orphan(number, True, unit or "unknown", run, state, hosts.get(run))
 
 
 def _processes(folder: Path) -> list[Orphan]:
@@ -286,7 +315,7 @@ def _processes(folder: Path) -> list[Orphan]:
         unit = words[at].removeprefix("cxrmim.")
         if words[at + 1 : at + 2] and words[at + 1].startswith("--"):
             unit += f" {' '.join(words[at + 2 : at + 3])}"
-        found.append(Orphan(str(process.pid), False, unit, mark, "RUNNING"))
+        found.append(Orphan(str(process.pid), False, unit, mark, "RUNNING", socket.gethostname()))
     return found
 
 
@@ -307,13 +336,7 @@ def _end(found: Sequence[Orphan], folder: Path) -> None:
     refused = ""
     if clusters:
         try:
-            done = subprocess.run(
-                ["scancel", *clusters],
-                capture_output=True,
-                text=True,
-                timeout=PATIENCE,
-                check=False,
-            )
+            done = subprocess.run(["scancel", *clusters], check=False, **ASKED)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise CxrmimError(f"scancel fails ({type(error).__name__}); nothing unlocked") from None
         refused = done.stderr.strip()
@@ -361,8 +384,17 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
-def _clear(params: Params) -> None:
-    """Remove the journal's notes of jobs that have been killed: they would still seem to run."""
-    for entry in journal.read(params):
-        if entry.state == "running" and journal.alive(entry) is not True:
+def _clear(params: Params) -> list[str]:
+    """Remove the journal's notes of jobs that have been killed: they would still seem to run.
+
+    Returns:
+        The units whose jobs live, as those that were started by hand.
+    """
+    entries, living = journal.read(params), []
+    queue = journal.queued(entries)
+    for entry in entries:
+        if entry.state == "running" and journal.alive(entry, queue):
+            living.append(f"{entry.stop} {entry.unit}")
+        elif entry.state == "running":
             Paths(params.scale).journal(entry.stop, entry.unit).unlink(missing_ok=True)
+    return living

@@ -58,7 +58,7 @@ def _take(path: Path, what: str) -> int | None:
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError:
             return None
         try:
@@ -80,6 +80,8 @@ def _take(path: Path, what: str) -> int | None:
             _sign(handle)
             return handle
         os.close(handle)  # the holder before has removed the file: nobody else would look at it
+        if time.monotonic() > limit:  # a file system on which no file is the same twice
+            return None
 
 
 def _is(handle: int, path: Path) -> bool:

@@ -1,18 +1,18 @@
 """What of a scale is done, runs, has failed or is pending: from records, journal and logs.
 
-Cheap, and true while Snakemake runs: nothing is hashed, locked or changed. "Done" means that the
-record is there; whether it is what params.yaml asks for now is told by `cxrmim check`.
+Cheap, and true while Snakemake runs: nothing is locked or changed, and hashed only where a unit has
+failed over a record that is there. "Done" means that the record is there; whether it is what
+params.yaml asks for now is told by `cxrmim check`.
 """
 
 import re
 import shlex
-import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cxrmim import grid, journal
+from cxrmim import grid, journal, record
 from cxrmim.journal import Entry
 from cxrmim.params import Params
 from cxrmim.paths import Paths
@@ -124,36 +124,47 @@ def _groups(params: Params) -> dict[str, list[str]]:
 def look(params: Params) -> list[Found]:
     """Every unit of the scale as it stands, and what runs beside them, upstream first."""
     entries = {(entry.stop, entry.unit): entry for entry in journal.read(params)}
-    here = socket.gethostname()
-    foreign = any(e.slurm and e.host != here and e.state == "running" for e in entries.values())
-    queue = journal.queued() if foreign else {}
-    found = []
+    queue, found = journal.queued(entries.values()), []
     for unit in units(params):
-        found.append(_found(unit, entries.pop((unit.stop, unit.name), None), queue))
+        found.append(_found(params, unit, entries.pop((unit.stop, unit.name), None), queue))
     for entry in entries.values():  # begun by hand, or of a grid that has changed since
-        if entry.state == "running" and journal.alive(entry, queue):
+        if entry.stop in WORDS and entry.state == "running" and journal.alive(entry, queue):
             found.append(Found(Unit(entry.stop, entry.unit, ()), "running", entry, alive=True))
     return sorted(found, key=lambda item: list(WORDS).index(item.unit.stop))
 
 
-def _found(unit: Unit, entry: Entry | None, queue: dict[str, str] | None) -> Found:
-    there = [path.is_file() for path in unit.files]
+def _found(params: Params, unit: Unit, entry: Entry | None, queue: dict[str, str] | None) -> Found:
+    times = [_time(path) for path in unit.files]
+    written = [time for time in times if time is not None]
+    whole = len(written) == len(times)
     if entry is not None:
         alive = journal.alive(entry, queue)
         if entry.state == "running" and alive is not False:
-            return Found(unit, "running", entry, alive, _since(unit, entry))
-        if not all(there) or _oldest(unit.files) < (entry.ended or entry.started):
-            return Found(unit, "failed", entry, alive, _since(unit, entry))
-    runs = tuple(run for run, is_there in zip(unit.runs, there, strict=False) if is_there)
-    return Found(unit, "done" if all(there) else "pending", finished=runs)
+            return Found(unit, "running", entry, alive, _since(unit, entry, times))
+        redone = whole and min(written) >= (entry.ended or entry.started)
+        if not redone and not (whole and _current(params, unit)):
+            return Found(unit, "failed", entry, alive, _since(unit, entry, times))
+    runs = tuple(run for run, time in zip(unit.runs, times, strict=False) if time is not None)
+    return Found(unit, "done" if whole else "pending", finished=runs)
 
 
-def _oldest(files: Sequence[Path]) -> float:
-    """When the oldest of some files was written, s since 1970."""
-    return min(path.stat().st_mtime for path in files)
+def _current(params: Params, unit: Unit) -> bool:
+    """Whether a unit is done as params.yaml asks for: a redo that failed may be wanted no more."""
+    kind = unit.stop
+    known = set(grid.units(params))
+    names = [(kind, run.id) for run in unit.runs] or [(kind, unit.name)]
+    return all(name in known and record.current(params, *name) for name in names)
 
 
-def _since(unit: Unit, entry: Entry) -> tuple[grid.Run, ...]:
+def _time(path: Path) -> float | None:
+    """When a file was written, s since 1970; None if it is not there: a job may redo it now."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
+
+
+def _since(unit: Unit, entry: Entry, times: Sequence[float | None]) -> tuple[grid.Run, ...]:
     """Runs that a job has done or passed over since it began.
 
     A record that is there may be of an earlier time: its own time and the job's log tell.
@@ -165,9 +176,8 @@ def _since(unit: Unit, entry: Entry) -> tuple[grid.Run, ...]:
     told = [line for line in lines if FINISHED.search(line)]
     return tuple(
         run
-        for run, path in zip(unit.runs, unit.files, strict=False)
-        if path.is_file()
-        and (path.stat().st_mtime >= entry.started or any(f" {run.id}: " in t for t in told))
+        for run, time in zip(unit.runs, times, strict=False)
+        if time is not None and (time >= entry.started or any(f" {run.id}: " in t for t in told))
     )
 
 

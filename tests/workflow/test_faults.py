@@ -381,7 +381,7 @@ def test_a_killed_snakemake_whose_job_lives_on(built, tmp_path):
     assert here.snakemake("--unlock").returncode == 0
     again = here.snakemake(MAE)
     assert again.returncode != 0
-    lines = said(again, "1 jobs of an earlier, killed run are still on this machine")
+    lines = said(again, "1 jobs of another run of this folder are still on this machine")
     assert len(lines) == 1
     assert f"{job.pid} pretrain mae-s0" in lines[0] and "`cxrmim recover`" in lines[0]
     text = here.must("cxrmim", "recover")
