@@ -106,10 +106,10 @@ def test_snakemakes_log_of_the_run_is_named(watched, ask, repo, stop, unit, mess
         "2026-01-03T1": f"{stop}: {unit}x",
         "2026-01-04T1": f"{stop}: x-{unit}",
     }.items():
-        path = logs.SNAKEMAKE / f"{name}.snakemake.log"
+        path = logs.LOGS / f"{name}.snakemake.log"
         watched.write(path, SNAKEMAKE.format(message=text))
     watched.log(stop, unit, "x")
-    newest = (logs.SNAKEMAKE / "2026-01-02T1.snakemake.log").as_posix()
+    newest = (logs.LOGS / "2026-01-02T1.snakemake.log").as_posix()
     assert ask(f"{stop}/{unit}")[-1] == f"-- Snakemake's own log of that run: {newest}"
     # The message is one that a rule has.
     rules = (repo / f"workflow/rules/{stop}.smk").read_text(encoding="utf-8")

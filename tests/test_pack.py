@@ -114,12 +114,15 @@ def test_data_roots_leave_params_and_lock(here, capsys):
     tree = yaml.safe_load(Path("params.yaml").read_text())
     tree["manifest"]["roots"]["mimic"] = "/home/ada/mimic"
     tree["manifest"]["lists"] = "/home/ada/mimic lists"
+    tree["scales"]["paper"] = {"manifest": {"roots": {"nih": "/ada/nih"}}}
+    tree["shards"]["text"]["mesh"]["file"] = "/mnt/home/ada/mimic"  # ends as a root does
     write("params.yaml", yaml.safe_dump(tree))
     write("dvc.lock", yaml.safe_dump({"params": tree["manifest"]}))
     commit()
     pack(capsys)
     files = packed()
     tree["manifest"] |= {"lists": None, "roots": dict.fromkeys(tree["manifest"]["roots"])}
+    tree["scales"]["paper"]["manifest"]["roots"]["nih"] = None
     assert yaml.safe_load(files["params.yaml"]) == tree
     assert yaml.safe_load(files["dvc.lock"]) == {"params": tree["manifest"]}
 
@@ -136,11 +139,35 @@ def test_a_name_that_git_knows_is_found_with_its_line(here, capsys, text):
 
 
 def test_a_given_word_is_found(here, capsys):
-    write("slurm/config.yaml", "slurm_account: enigma\n")
+    write("docs/a.md", "the cluster of UCL\n")
+    write("docs/ucl-enigma.md", "")
     commit()
     pack(capsys)
     Path("out/blind.zip").unlink()
-    assert "slurm/config.yaml, line 1" in pack(capsys, "--word", "enigma", status=4)
+    assert "docs/a.md, line 1" in pack(capsys, "--word", "UCL", status=4)
+    assert "docs/ucl-enigma.md, its name" in pack(capsys, "--word", "enigma", status=4)
+
+
+@pytest.mark.parametrize("name", ["Émile Łoś", "E\u0301mile Łoś", "ÉMILE ŁOŚ"])
+def test_a_name_with_accents_is_found_however_it_is_written(here, capsys, name):
+    git("config", "user.name", "Émile Łoś")
+    write("docs/a.md", f"by {name}\n")
+    commit()
+    assert "docs/a.md, line 1" in pack(capsys, status=4)
+
+
+def test_account_and_partition_leave_the_profile(here, repo, capsys):
+    text = (repo / "slurm/config.yaml").read_text()
+    write("slurm/config.yaml", text)
+    commit()
+    pack(capsys)
+    assert packed()["slurm/config.yaml"].decode() == text
+    Path("out/blind.zip").unlink()
+    mine = text.replace("partition: main", "partition: lovelace").replace("t: default", "t: ada")
+    write("slurm/config.yaml", mine)
+    commit()
+    pack(capsys)
+    assert packed()["slurm/config.yaml"].decode() == text
 
 
 @pytest.mark.parametrize(
@@ -149,6 +176,7 @@ def test_a_given_word_is_found(here, capsys):
         "results/paper/artifacts/predictions/a.parquet",
         "results/paper/phantom/a.png",
         "results/demo/local/a.csv",
+        "results/demo/a.parquet",
     ],
 )
 def test_an_artifact_that_git_tracks_is_refused(here, capsys, path):

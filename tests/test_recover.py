@@ -403,9 +403,11 @@ def test_notes_of_killed_jobs_go_and_those_of_failed_ones_stay(folder, demo):
 
 def left(demo) -> Path:
     """Something half written."""
-    path = Paths(demo.scale).results / "figures" / f".{dead_pid()}-0123abcd.roc.png"
+    paths = Paths(demo.scale)
+    path = paths.results / "figures" / f".{dead_pid()}-0123abcd.roc.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
+    journal.Note(paths, "report", "tables").done()
     return path
 
 
@@ -421,6 +423,14 @@ def test_what_is_half_written_goes_before_the_lock(folder, demo, monkeypatch):
     assert "1 half-written files and folders removed" in call(demo)
     assert seen == [True]
     assert not path.exists() and not locked(folder)
+
+
+def test_every_scale_is_cleared(folder, demo):
+    """A `make demo` that was killed is not of the scale that params.yaml names."""
+    path = left(demo)
+    said = call(demo.model_copy(update={"scale": "paper"}))
+    assert f"scale {demo.scale}: 1 half-written files and folders removed" in said
+    assert not path.exists()
 
 
 def test_a_job_that_was_started_by_hand_keeps_what_it_writes(folder, demo):

@@ -181,6 +181,24 @@ def test_a_killed_job_is_told_as_killed(watched):
     assert f"snakemake --cores all {watched.paths.record('pretrain', CHECKPOINT)}" in text
 
 
+def test_a_job_that_the_cluster_has_put_back_in_the_queue_is_pending(watched, monkeypatch):
+    watched.entry("pretrain", CHECKPOINT, host="node7", slurm="7")
+    for state, expected in {"PENDING": "pending", "RUNNING": "running"}.items():
+        monkeypatch.setattr(tally.journal, "queued", lambda entries, state=state: {"7": state})
+        looked = {(f.unit.stop, f.unit.name): f.state for f in tally.look(watched.params)}
+        assert looked["pretrain", CHECKPOINT] == expected
+
+
+@pytest.mark.parametrize(
+    ("alive", "words"), [(True, "but it lives"), (None, "cannot be told"), (False, "it is gone")]
+)
+def test_only_a_job_that_is_gone_is_called_killed(watched, alive, words):
+    entry = watched.entry("pretrain", CHECKPOINT)
+    unit = watched.unit("pretrain", CHECKPOINT)
+    (line, _) = status.failure(tally.Found(unit, "running", entry, alive))
+    assert words in line and ("killed" in line) == (alive is False)
+
+
 def test_what_cannot_be_known_from_here_is_said(watched):
     watched.entry("pretrain", CHECKPOINT, host="another-machine", pid=1)
     assert counts(watched, "pretrain")[1:3] == [1, 0]

@@ -7,13 +7,12 @@ docs/provenance.md tells which forgery each finds, and which none can.
 
 import hashlib
 import json
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cxrmim import grid, record
+from cxrmim import git, grid, record
 from cxrmim.errors import CheckError
 from cxrmim.params import Params, fingerprint
 from cxrmim.paths import Paths, is_temporary
@@ -217,8 +216,8 @@ def _circumstances(params: Params, kind: str, unit: str) -> Iterator[str]:
 
 def _edited(path: Path, tree: Tree) -> str:
     """Which values of a record were edited, found against its newest sealed version in git."""
-    for revision in (_git("log", "--format=%H", "-n", "20", "--", path.as_posix()) or "").split():
-        shown = _git("show", f"{revision}:./{path.as_posix()}")
+    for revision in git.lines("log", "--format=%H", "-n", "20", "--", path.as_posix()):
+        shown = git.ask("show", f"{revision}:./{path.as_posix()}")
         if shown is None:
             continue
         old = json.loads(shown)
@@ -240,13 +239,8 @@ def brief(value: Any) -> str:
 def uncommitted(params: Params) -> list[str]:
     """Records that differ from the last commit, where there is one; a forger's are among them."""
     folder = Paths(params.scale).record("x", "x").parents[1].as_posix()
-    told = _git("diff", "--name-only", "--relative", "-z", "HEAD", "--", folder) or ""
-    return [name for name in told.split("\0") if name and not name.endswith(HOW)]
-
-
-def _git(*args: str) -> str | None:
-    result = subprocess.run(["git", *args], capture_output=True, text=True, check=False)
-    return result.stdout if result.returncode == 0 else None
+    told = git.ask("diff", "--name-only", "--relative", "-z", "HEAD", "--", folder) or b""
+    return [name for name in told.decode().split("\0") if name and not name.endswith(HOW)]
 
 
 def differences(left: Any, right: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

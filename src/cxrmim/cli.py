@@ -3,13 +3,12 @@
 import argparse
 import importlib
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cxrmim import check, grid, job, params, pointers, stale
+from cxrmim import check, git, grid, job, params, pointers, stale
 from cxrmim.errors import CheckError, ParamsError
 from cxrmim.params import Params
 from cxrmim.paths import PUBLIC, Paths
@@ -264,15 +263,13 @@ def _crate(loaded: Params, args: argparse.Namespace) -> None:
 def _compare(loaded: Params, args: argparse.Namespace) -> None:
     del args
     path = Paths(loaded.scale).summary
-    committed = subprocess.run(
-        ["git", "show", f"HEAD:./{path.as_posix()}"], capture_output=True, text=True, check=False
-    )
-    if committed.returncode != 0:
+    committed = git.ask("show", f"HEAD:./{path.as_posix()}")
+    if committed is None:
         say(f"{path}: not committed in this checkout, nothing to compare with")
         return
     if not path.is_file():
         raise CheckError(f"{path}: not there; run `snakemake --cores all`")
-    old = _leaves(json.loads(committed.stdout))
+    old = _leaves(json.loads(committed))
     new = _leaves(json.loads(path.read_text(encoding="utf-8")))
     shared = [key for key in new if key in old]
     gaps = {key: abs(new[key] - old[key]) for key in shared}

@@ -8,7 +8,6 @@ So a bare clone writes the same crate as the machine that ran everything.
 import mimetypes
 import re
 import shutil
-import subprocess
 import tempfile
 import zipfile
 from functools import cached_property
@@ -17,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from cxrmim import check, crate_actions, grid, plugins, record
+from cxrmim import check, crate_actions, git, grid, plugins, record
 from cxrmim.crate_actions import BIOSCHEMAS, STEPS
 from cxrmim.errors import CheckError
 from cxrmim.params import Params
@@ -129,10 +128,8 @@ class Writer:
 
     def _tracked(self, folder: Path) -> list[Path]:
         """What git tracks of a folder, nothing where there is no git."""
-        told = subprocess.run(
-            ["git", "ls-files", "-z", "--", "."], cwd=folder, capture_output=True, check=False
-        )
-        names = [name for name in told.stdout.decode().split("\0") if name]
+        told = git.ask("-C", str(folder), "ls-files", "-z", "--", ".") or b""
+        names = [name for name in told.decode().split("\0") if name]
         return sorted(folder / name for name in names if (folder / name).is_file())
 
     @cached_property

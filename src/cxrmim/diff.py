@@ -7,7 +7,6 @@ and circumstances, so that a bare clone tells it too.
 
 import io
 import json
-import subprocess
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from cxrmim import check
+from cxrmim import check, git
 from cxrmim.errors import CheckError, ParamsError
 from cxrmim.params import Params
 from cxrmim.paths import Paths
@@ -147,18 +146,18 @@ def _folder(name: str) -> Side:
 def _revision(params: Params, name: str) -> Side:
     """A result as a revision of git holds it."""
     root = Paths(params.scale).results
-    commit = _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}").decode().strip()
+    commit = "".join(git.lines("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"))
     if not commit:
         raise ParamsError(
             f"{name}: neither a folder, nor a unit (pretrain/medim-s0), nor a cell "
             f"(TABLE:ROW:COLUMN), nor a revision of git"
         )
     wanted = ["params.yaml", (root / "records").as_posix(), Paths(params.scale).summary.as_posix()]
-    there = [path for path in wanted if _git("ls-tree", commit, "--", path)]
+    there = [path for path in wanted if git.ask("ls-tree", commit, "--", path)]
     if wanted[1] not in there:
         raise ParamsError(f"{name}: that revision has no {wanted[1]}; --scale picks another scale")
     files: dict[str, bytes] = {}
-    with tarfile.open(fileobj=io.BytesIO(_git("archive", commit, "--", *there))) as tar:
+    with tarfile.open(fileobj=io.BytesIO(git.ask("archive", commit, "--", *there) or b"")) as tar:
         for member in tar:
             handle = tar.extractfile(member)
             if handle is not None:
@@ -166,10 +165,6 @@ def _revision(params: Params, name: str) -> Side:
     text = files.pop("params.yaml", b"")
     below = {PurePosixPath(k).relative_to(root).as_posix(): v for k, v in files.items()}
     return _side(f"{name} ({commit[:12]})", below, text)
-
-
-def _git(*args: str) -> bytes:
-    return subprocess.run(["git", *args], capture_output=True, check=False).stdout
 
 
 def _side(name: str, files: dict[str, bytes], params: bytes) -> Side:

@@ -12,9 +12,9 @@ from cxrmim.errors import CxrmimError, ParamsError
 from cxrmim.explain import unknown
 from cxrmim.params import Params
 from cxrmim.paths import Paths
+from cxrmim.recover import LOGS
 from cxrmim.tally import Unit
 
-SNAKEMAKE = Path(".snakemake") / "log"
 SLURM = Path(".snakemake") / "slurm_logs"
 NEWEST = 50  # logs of Snakemake that are looked through
 
@@ -90,7 +90,7 @@ def beside(params: Params, unit: Unit) -> Iterator[str]:
 def of_snakemake(unit: Unit) -> Path | None:
     """The newest log of a Snakemake that began a unit."""
     begun = re.compile(rf"^\s*Job \d+: {unit.stop}: (.* )?{re.escape(unit.name)}$", re.MULTILINE)
-    for path in sorted(SNAKEMAKE.glob("*.log"), reverse=True)[:NEWEST]:
+    for path in sorted(LOGS.glob("*.log"), reverse=True)[:NEWEST]:
         try:
             if begun.search(path.read_text(encoding="utf-8", errors="replace")):
                 return path

@@ -11,25 +11,33 @@ import hashlib
 import io
 import json
 import re
+import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
 
 from cxrmim import git, record
 from cxrmim.check import HOW
 from cxrmim.errors import CheckError, CxrmimError
 from cxrmim.params import Params
-from cxrmim.paths import Paths
+from cxrmim.paths import PUBLIC, Paths
 
 Files = dict[str, bytes]
 DATE = (1980, 1, 1, 0, 0, 0)
 ANONYMOUS = "Anonymous authors"
 PLAIN, PROGRAM = "100644", "100755"  # modes of the files that a zip can hold
 OPEN = ("records", "tables", "figures", "report")  # below the folder of a scale; and .dvc pointers
+ROOTED = ("params.yaml", "dvc.lock")
 POINTERS = (".dvc", ".gitignore")
 # Of CITATION.cff: who wrote it, and where it can be found.
-WHO = ("authors", "contact", "doi", "identifiers", "license-url", "repository", "url")
-SHORTEST = 4  # characters of a name that is searched for
+WHO = (
+    *("authors", "contact", "doi", "identifiers", "license-url", "preferred-citation"),
+    *("repository", "url"),
+)
+SHORTEST = 4  # characters of a name of git's that is searched for; of a given word, any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,13 +63,16 @@ def command(params: Params, args: argparse.Namespace, say: Callable[[str], None]
     files, programs = tracked()
     refuse_artifacts(files)
     known, edited = names(args.word), []
+    folders = roots([files[path] for path in ROOTED if path in files])
     for path, old in files.items():
-        files[path] = anonymous(params, path, old)
+        files[path] = anonymous(path, old, folders)
         if files[path] != old:
             edited.append(path)
-        for line, word, source in found(files[path], known):
+        places = [(f"{path}, line {line}", *hit) for line, *hit in found(files[path], known)]
+        named = [(f"{path}, its name", *hit) for _, *hit in found(path.encode(), known)]
+        for place, word, source in named + places:
             raise CheckError(
-                f"{path}, line {line}: holds {word!r} ({source}); change it on a branch for the "
+                f"{place}: holds {word!r} ({source}); change it on a branch for the "
                 f"review, commit, and pack that"
             )
     data = zipped(files, programs)
@@ -112,9 +123,9 @@ def refuse_artifacts(files: Files) -> None:
     """
     results = Paths("x").results.parent
     for path in map(PurePosixPath, files):
-        if not path.is_relative_to(results) or len(path.relative_to(results).parts) < 3:
+        if not path.is_relative_to(results) or path.is_relative_to(PUBLIC):
             continue
-        place = path.relative_to(results).parts[1]
+        place = "".join(path.relative_to(results).parts[1:-1][:1])
         pointer = place == "artifacts" and path.name.endswith(POINTERS)
         if place not in OPEN and not pointer:
             raise CheckError(
@@ -122,7 +133,22 @@ def refuse_artifacts(files: Files) -> None:
             )
 
 
-def anonymous(params: Params, path: str, data: bytes) -> bytes:
+def roots(files: list[bytes]) -> list[str]:
+    """Data roots and lists that params.yaml and dvc.lock name, at any scale, the longest first."""
+
+    def below(tree: Any) -> Iterator[str]:
+        if isinstance(tree, dict):
+            block = tree.get("manifest")
+            if isinstance(block, dict):
+                yield from filter(None, [*(block.get("roots") or {}).values(), block.get("lists")])
+            for inner in tree.values():
+                yield from below(inner)
+
+    told = {name for data in files for name in below(yaml.safe_load(data))}
+    return sorted(told, key=lambda name: (-len(name), name))
+
+
+def anonymous(path: str, data: bytes, folders: list[str]) -> bytes:
     """A file's bytes without its authors, remotes and data roots; most stay as they are."""
     if path == ".dvc/config":
         return _without_git(data)
@@ -139,11 +165,13 @@ def anonymous(params: Params, path: str, data: bytes) -> bytes:
     if path.endswith(HOW):
         tree = json.loads(data)
         return record.canonical(tree | {"roots": {}}) if tree.get("roots") else data
-    if path in ("params.yaml", "dvc.lock"):
-        folders = [*params.manifest.roots.values(), params.manifest.lists]
-        for folder in sorted(filter(None, folders), key=len, reverse=True):
-            value = rb"""(["']?)""" + re.escape(folder.encode()) + rb"\1(?=[\s,}])"
-            data = re.sub(value, b"null", data)
+    if path == "slurm/config.yaml":
+        for key, value in ((b"account", b"default"), (b"partition", b"main")):
+            data = re.sub(rb"(slurm_" + key + rb": *)[^\s,}]+", rb"\1" + value, data)
+        return data
+    for folder in folders if path in ROOTED else []:
+        value = rb"""(?<=[:\s{])(["']?)""" + re.escape(folder.encode()) + rb"\1(?=[\s,}]|$)"
+        data = re.sub(value, b"null", data)
     return data
 
 
@@ -166,12 +194,12 @@ def _citation(text: str) -> str:
 def names(words: list[str]) -> dict[str, str]:
     """Words that must not be in the zip: what git knows of its users, and the given ones.
 
-    A name that is also the project's is none.
+    A name of git's that is also the project's is none.
 
     Returns:
         {word: where it comes from}
     """
-    out = dict.fromkeys(words, "--word")
+    given, out = dict.fromkeys(words, "--word"), dict[str, str]()
     for line in git.lines("log", "--format=%an%n%ae%n%cn%n%ce"):
         out.setdefault(line, "git log")
     for key in ("user.name", "user.email"):
@@ -184,17 +212,22 @@ def names(words: list[str]) -> dict[str, str]:
     if len(Path.home().parts) > 2:
         out.setdefault(str(Path.home()), "your home folder")
     project = {"cxrmim"}
-    return {w: s for w, s in out.items() if len(w) >= SHORTEST and w.casefold() not in project}
+    kept = {w: s for w, s in out.items() if len(w) >= SHORTEST and w.casefold() not in project}
+    return given | kept
 
 
 def found(data: bytes, words: dict[str, str]) -> Iterator[tuple[int, str, str]]:
     """(line, word, where it comes from) of the words that stand in a file, whatever their case."""
-    low = data.lower()
+    text = _folded(data.decode(errors="replace"))
     for word, source in words.items():
-        pattern = rb"(?<![0-9a-z])" + re.escape(word.lower().encode()) + rb"(?![0-9a-z])"
-        match = re.search(pattern, low)
+        match = re.search(rf"(?<![^\W_]){re.escape(_folded(word))}(?![^\W_])", text)
         if match:
-            yield low.count(b"\n", 0, match.start()) + 1, word, source
+            yield text.count("\n", 0, match.start()) + 1, word, source
+
+
+def _folded(text: str) -> str:
+    """The text whatever its case and however its accents are written."""
+    return unicodedata.normalize("NFC", text.casefold())
 
 
 def zipped(files: Files, programs: set[str]) -> bytes:

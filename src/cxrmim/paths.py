@@ -129,6 +129,11 @@ class Paths:
         return self.results / "tables" / "summary.json"
 
 
+def everywhere() -> list[Paths]:
+    """Paths of every scale that has been run here."""
+    return [Paths(path.parent.name) for path in sorted(Path("results").glob("*/journal"))]
+
+
 def lists_root(params: Params, dataset: str) -> Path | None:
     """Folder of the MRM repository's split lists, None if the user has set none.
 

@@ -13,7 +13,6 @@ import os
 import platform
 import re
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -22,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cxrmim import grid, plugins
+from cxrmim import git, grid, plugins
 from cxrmim.errors import CheckError, ParamsError
 from cxrmim.grid import code, config
 from cxrmim.params import Params, fingerprint
@@ -360,8 +359,8 @@ def _circumstances(params: Params, kind: str, cost: Tree) -> Tree:
 
 @cache
 def _git(*args: str) -> str | None:
-    result = subprocess.run(["git", *args], capture_output=True, text=True, check=False)
-    return result.stdout.strip() if result.returncode == 0 else None
+    told = git.ask(*args)
+    return None if told is None else told.decode(errors="replace").strip()
 
 
 def _version(name: str) -> str | None:

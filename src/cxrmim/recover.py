@@ -23,7 +23,7 @@ import psutil
 from cxrmim import journal
 from cxrmim.errors import CxrmimError
 from cxrmim.params import Params
-from cxrmim.paths import Paths
+from cxrmim.paths import Paths, everywhere
 
 MARK = "CXRMIM_SNAKEMAKE"  # in a job's environment: process id of the Snakemake that started it
 LOCKS, LOGS = Path(".snakemake/locks"), Path(".snakemake/log")
@@ -106,10 +106,12 @@ def command(params: Params, args: argparse.Namespace, say: Callable[[str], None]
     ended = "to end" if args.dry_run else "ended"
     say(f"{clusters} Slurm jobs and {len(found) - clusters} processes {ended}")
     if not args.dry_run:
-        if living := _clear(params):
-            say(f"half-written files are left, as these still work: {', '.join(living)}")
-        else:
-            say(f"{Paths(params.scale).sweep()} half-written files and folders removed")
+        for paths in everywhere():  # the lock is of all scales, and so was what held it
+            if living := _clear(params.model_copy(update={"scale": paths.scale}), paths):
+                said = f"half-written files are left, as these still work: {', '.join(living)}"
+            else:
+                said = f"{paths.sweep()} half-written files and folders removed"
+            say(f"scale {paths.scale}: {said}")
         if LOCKS.is_dir():  # at the end: a run that begins now would write what is swept
             shutil.rmtree(LOCKS)  # what `snakemake --unlock` does
     held = "would be removed" if args.dry_run else "removed"
@@ -122,8 +124,8 @@ def orphans(folder: Path | None = None) -> list[Orphan]:
     """Jobs of this folder that run or wait although the Snakemake that started them is dead.
 
     To be asked where no Snakemake of the folder lives, or by one before its first job: every Slurm
-    job that a run of this folder has submitted is an orphan then. A Snakemake on another machine is
-    not seen from here: `Orphan.host` tells which one submitted a job.
+    job that a run of this folder has submitted is an orphan then. A Snakemake of another machine is
+    not seen from here: `Orphan.host` tells whose job it is.
 
     Args:
         folder: the working directory of the runs; the present one by default.
@@ -312,9 +314,7 @@ def _processes(folder: Path) -> list[Orphan]:
             continue
         if parent is not None and words[at] in _words(parent)[1:]:
             continue  # a worker of a job, or of torchrun: ended with it
-        unit = words[at].removeprefix("cxrmim.")
-        if words[at + 1 : at + 2] and words[at + 1].startswith("--"):
-            unit += f" {' '.join(words[at + 2 : at + 3])}"
+        unit = " ".join([words[at].removeprefix("cxrmim."), *words[at + 2 : at + 3]])
         found.append(Orphan(str(process.pid), False, unit, mark, "RUNNING", socket.gethostname()))
     return found
 
@@ -384,7 +384,7 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
-def _clear(params: Params) -> list[str]:
+def _clear(params: Params, paths: Paths) -> list[str]:
     """Remove the journal's notes of jobs that have been killed: they would still seem to run.
 
     Returns:
@@ -396,5 +396,5 @@ def _clear(params: Params) -> list[str]:
         if entry.state == "running" and journal.alive(entry, queue):
             living.append(f"{entry.stop} {entry.unit}")
         elif entry.state == "running":
-            Paths(params.scale).journal(entry.stop, entry.unit).unlink(missing_ok=True)
+            paths.journal(entry.stop, entry.unit).unlink(missing_ok=True)
     return living

@@ -11,11 +11,11 @@ from cxrmim import pace, tally
 from cxrmim.durations import span
 from cxrmim.journal import Entry
 from cxrmim.params import Params
+from cxrmim.recover import LOCKS
 from cxrmim.tally import STATES, WORDS, Found
 
 SHOWN = 5  # last lines of a failed job's log
 WIDTH = 160  # characters of each
-LOCKS = Path(".snakemake") / "locks"
 CLEAR = "\x1b[H\x1b[2J"
 
 
@@ -121,7 +121,12 @@ def failure(found: Found) -> Iterator[str]:
         return
     what = f"  {entry.stop} {entry.unit}: {_place(entry)}"
     if entry.line is None:
-        yield f"{what}, began {_clock(entry.started)}, killed: it is gone and left no error"
+        how = {
+            False: "killed: it is gone and left no error",
+            True: "given up by Snakemake, but it lives: `cxrmim recover` ends it after the run",
+            None: "given up by Snakemake; whether it still lives cannot be told from here",
+        }[found.alive]
+        yield f"{what}, began {_clock(entry.started)}, {how}"
     else:
         yield f"{what}, {_clock(entry.ended or 0)}, exit status {entry.status}"
         yield f"    {_cut(entry.line, 4 * WIDTH)}"

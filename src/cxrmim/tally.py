@@ -141,6 +141,8 @@ def _found(params: Params, unit: Unit, entry: Entry | None, queue: dict[str, str
         alive = journal.alive(entry, queue)
         if entry.state == "running" and alive is not False:
             return Found(unit, "running", entry, alive, _since(unit, entry, times))
+        if entry.state == "running" and queue and queue.get(entry.slurm or "") in journal.WAITING:
+            return Found(unit, "pending", finished=_since(unit, entry, times))  # to begin again
         redone = whole and min(written) >= (entry.ended or entry.started)
         if not redone and not (whole and _current(params, unit)):
             return Found(unit, "failed", entry, alive, _since(unit, entry, times))

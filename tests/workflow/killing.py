@@ -1,7 +1,7 @@
 """Kill the tiny grid's runs at random moments, and compare what they make with an undisturbed one.
 
 ``python -m tests.workflow.killing --kills 100 --seed 0 --folder DIR --report FILE``: every kill is
-a SIGKILL of all processes of a run. Then the user's two commands: the cure of `cure`, and the same
+a SIGKILL of all processes of a run. Then the user's two commands: `cxrmim recover`, and the same
 run again in the same folder, until the grid is complete; the next kills hit a build in another
 folder. A run is killed a random while after its first job was seen, or the moment that a file is
 seen half written, or before there is any job.
@@ -10,7 +10,6 @@ seen half written, or before there is any job.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import math
 import random
@@ -189,15 +188,6 @@ def phase_of(jobs: Iterable[Job], written: Iterable[str], folder: Path) -> str:
     return "writing" if any(written) else phase
 
 
-def cure(build: Place) -> None:
-    """What a user types after a kill, before the same command again."""
-    if importlib.util.find_spec("cxrmim.recover"):
-        build.must("cxrmim", "recover")
-    else:
-        result = build.snakemake("--unlock")
-        assert result.returncode == 0, result.stderr[-3000:]
-
-
 class Campaign:
     """Kills over one build after the other.
 
@@ -244,7 +234,7 @@ class Campaign:
         inspector = Inspector(build.folder)
         while len(self.out.kills) < self.count and self._attempt(build):
             self.out.broken += [f"{name}: {line}" for line in inspector.faults()]
-            cure(build)
+            build.must("cxrmim", "recover")
         if not self._finish(build):
             return False
         left = half_written(results_of(build))
