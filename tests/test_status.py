@@ -164,6 +164,13 @@ def test_a_failure_is_told_with_its_line_its_log_and_the_command(watched):
     assert lines[-1] == f"  snakemake --cores all --profile slurm {record}"
 
 
+def test_only_the_end_of_a_log_is_read(watched):
+    log = watched.log("shards", "siim", "first", "x" * status.LAST, "the last")
+    assert status.tail(log, 3)[-1] == "the last"
+    assert "first" not in status.tail(log, 3)
+    assert status.tail(watched.write(log, ""), 3) == []
+
+
 def test_a_log_cannot_write_on_the_terminal(watched):
     watched.log("shards", "siim", "a\x1b[2Jb")
     watched.failed("shards", "siim", "c\x1b]0;d")

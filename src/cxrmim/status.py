@@ -1,6 +1,7 @@
 """`cxrmim status`: how far is the run? Reads records, journal and logs; changes nothing."""
 
 import argparse
+import os
 import sys
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from cxrmim.tally import STATES, WORDS, Found
 
 SHOWN = 5  # last lines of a failed job's log
 WIDTH = 160  # characters of each
+LAST = 1 << 16  # bytes of a log in which they are looked for
 CLEAR = "\x1b[H\x1b[2J"
 
 
@@ -161,7 +163,9 @@ def logs(stop: str, log: Path) -> list[Path]:
 def tail(path: Path, count: int) -> list[str]:
     """The last lines of a log that say something; none if it cannot be read."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        with path.open("rb") as handle:
+            handle.seek(-min(LAST, path.stat().st_size), os.SEEK_END)
+            lines = handle.read().decode(errors="replace").splitlines()
     except OSError:
         return []
     return [line for line in lines if line.strip(" ^~")][-count:]

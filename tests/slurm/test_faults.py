@@ -119,7 +119,7 @@ def test_orphans_of_a_killed_snakemake_are_found_and_ended(cluster, start, tmp_p
     assert call(folder, "snakemake", "--unlock").returncode == 0  # as Snakemake advises
     refused = call(folder, *COMMAND, *HASTE, "--", MIMIC, COVIDX)
     assert refused.returncode != 0
-    assert "2 jobs of an earlier, killed run are still on the cluster" in refused.stderr
+    assert "2 jobs of another run of this folder are still on the cluster" in refused.stderr
     assert "run `cxrmim recover`" in refused.stderr
     assert {job["JobId"] for job in run.jobs()} == orphans  # nothing was submitted beside them
     recovered = call(folder, "cxrmim", "recover", "--scale", "demo")
