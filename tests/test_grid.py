@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cxrmim import grid, params, plugins
+from cxrmim.errors import ParamsError
 from cxrmim.grid import Run
 from cxrmim.plan import lay_out
 
@@ -103,7 +104,10 @@ def test_what_has_no_code_is_pending_with_a_reason(demo, monkeypatch, kind, name
     assert set(grid.runs(demo)) == {run for run, reason in waiting.items() if not reason}
 
 
-@pytest.mark.parametrize("cut", ["fraction", "checkpoint"])
+CUTS = ["fraction", "dataset", "checkpoint", {"probe": "checkpoint", "segment": "dataset"}]
+
+
+@pytest.mark.parametrize("cut", CUTS)
 def test_jobs_hold_every_run_once_and_share_a_checkpoint(tree, write_params, cut):
     tree["scales"]["demo"]["downstream"]["cut"] = cut
     loaded = params.load(write_params(tree), "demo")
@@ -112,6 +116,12 @@ def test_jobs_hold_every_run_once_and_share_a_checkpoint(tree, write_params, cut
     assert sorted(runs) == sorted(grid.runs(loaded))
     assert all(len({run.checkpoint for run in job.runs}) == 1 for job in jobs)
     assert len({job.id for job in jobs}) == len(jobs)
+
+
+def test_a_misspelt_task_of_the_cut_is_told(tree, write_params):
+    tree["downstream"]["cut"] = {"prob": "dataset"}
+    with pytest.raises(ParamsError, match=r"downstream\.cut: .*'prob'.*probe"):
+        params.load(write_params(tree), "paper")
 
 
 def test_a_run_is_read_back_from_its_id(paper):

@@ -137,10 +137,24 @@ def test_snakemake_does_not_take_the_notes_for_an_old_format(here, caplog):
         lzma.compress(b'{"results/demo/a": "text"}'),
         lzma.compress(b'{"results/trend/a": {}}'),
         lzma.compress(b'{"/etc/passwd": {}}'),
+        lzma.compress(b'{"results/demo/\\ud800": {}}'),
+        lzma.compress(b'{"results/demo/%s": {}}' % (b"x" * 4000)),
         lzma.compress(b"{}")[:-9],
         lzma.compress(b"{}" + b" " * (1 << 24), preset=0),
     ],
-    ids=["bytes", "text", "deep", "list", "no note", "scale", "place", "cut short", "bomb"],
+    ids=[
+        "bytes",
+        "text",
+        "deep",
+        "list",
+        "no note",
+        "scale",
+        "place",
+        "half a sign",
+        "long",
+        "cut short",
+        "bomb",
+    ],
 )
 def test_a_foreign_file_is_refused_in_one_line_and_leaves_nothing(here, monkeypatch, data):
     monkeypatch.setattr(metadata, "LIMIT", 1 << 24)
@@ -150,6 +164,21 @@ def test_a_foreign_file_is_refused_in_one_line_and_leaves_nothing(here, monkeypa
     assert str(metadata.packed("demo")) in str(told.value)
     assert "\n" not in str(told.value)
     assert not Path(".snakemake").exists()
+
+
+def test_a_foreign_time_does_not_stop_anything(here):
+    note(FILE, 9.0, "here")
+    shipped({FILE: {"endtime": 10**400, "params": ["pulled"]}})
+    metadata.restore("demo")
+    assert state(FILE) == "here"
+
+
+def test_notes_that_a_dry_run_has_spoilt_travel_as_they_were(here):
+    note(FILE, 5.0, "mine")
+    metadata.distrust([Path(FILE)])
+    metadata.pack("demo")
+    told = json.loads(lzma.decompress(metadata.packed("demo").read_bytes()))
+    assert told[FILE]["params"] == ["mine"]
 
 
 def test_a_damaged_note_is_replaced(here):

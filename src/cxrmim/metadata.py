@@ -23,6 +23,7 @@ FOLDER = STATE / "metadata"
 LIMIT = 1 << 28  # bytes of a scale's notes, unpacked; the file may come from anywhere
 # No parameters, in the format of a note from which on Snakemake compares them.
 SPOILT: dict[str, Any] = {"params": [], "record_format_version": 6}
+LONGEST = 1000  # characters of an output's path
 SHORTEST = 255  # characters of a file's name, where the file system does not tell
 
 
@@ -37,6 +38,7 @@ def pack(scale: str) -> None:
     What a pull brought and Snakemake has not read yet is taken over first.
     """
     restore(scale)
+    distrust([])  # all records have been checked; a dry run may have spoilt notes
     found = {}
     for file in (p for p in FOLDER.rglob("*") if p.is_file()):
         key = _key(file)
@@ -127,7 +129,11 @@ def _load(scale: str, path: Path, data: bytes) -> Notes:
     except (lzma.LZMAError, ValueError, RecursionError):
         notes = None
     good = isinstance(notes, dict) and all(
-        key.startswith(_inside(scale)) and isinstance(note, dict) for key, note in notes.items()
+        key.startswith(_inside(scale))
+        and key.isprintable()
+        and len(key) < LONGEST
+        and isinstance(note, dict)
+        for key, note in notes.items()
     )
     if not good:
         raise CheckError(
@@ -176,4 +182,4 @@ def _write(file: Path, note: dict[str, Any]) -> None:
 def _ended(note: dict[str, Any]) -> float:
     """When a note's job ended, in seconds since 1970."""
     end = note.get("endtime")
-    return float(end) if isinstance(end, int | float) else 0.0
+    return end if isinstance(end, float) else 0.0

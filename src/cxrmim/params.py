@@ -262,7 +262,12 @@ def _validate_plugins(params: Params) -> None:
     for dataset in params.manifest.entries:
         reader, tree = params.reading(dataset)
         plugin_options("dataset", reader, tree, f"manifest.entries.{dataset}.set")
-    for task in set(DownstreamParams.model_fields) - FRAME:
+    tasks = [t for t in DownstreamParams.model_fields if t not in FRAME]
+    cut = params.downstream.cut
+    for task in [] if isinstance(cut, str) else cut:
+        if task not in tasks:
+            raise ParamsError(f"downstream.cut: {explain.unknown('task', task, tasks)}")
+    for task in tasks:
         for which in (params, params.released):
             plugin_options("task", task, getattr(which.downstream, task), f"downstream.{task}")
     if pretrain.processes % pretrain.nodes:
@@ -290,7 +295,6 @@ def _validate_plugins(params: Params) -> None:
                 raise ParamsError(
                     f"grid.{name}: {explain.unknown('dataset', cells.dataset, known)}"
                 )
-            tasks = [t for t in DownstreamParams.model_fields if t not in FRAME]
             if cells.task not in tasks:
                 raise ParamsError(f"grid.{name}: {explain.unknown('task', cells.task, tasks)}")
 

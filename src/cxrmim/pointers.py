@@ -17,9 +17,10 @@ from typing import Any
 import yaml
 
 from cxrmim import check, grid, metadata, record
-from cxrmim.errors import CheckError, ParamsError
+from cxrmim.errors import CheckError, CxrmimError, ParamsError
 from cxrmim.params import Params
 from cxrmim.paths import Paths, atomic
+from cxrmim.recover import LOCKS
 
 # Folder below artifacts -> the stop whose records name all its files. Logs and Snakemake's own
 # metadata hold times, so no record can name their bytes.
@@ -146,7 +147,13 @@ def attest(params: Params, say: Callable[[str], None], *, prune: bool = False) -
 
     Raises:
         CheckError: a contradiction, or files that no record names.
+        CxrmimError: a Snakemake runs here, or one that was killed has left its lock.
     """
+    if any(LOCKS.glob("*.lock")):
+        raise CxrmimError(
+            "Snakemake works in this folder, or was killed as it did; wait for it, or run "
+            "`cxrmim recover`, then attest"
+        )
     paths = Paths(params.scale)
     paths.sweep()
     _strays(params, prune)
@@ -154,8 +161,11 @@ def attest(params: Params, say: Callable[[str], None], *, prune: bool = False) -
     check.require(check.artifact_faults(params), say)
     metadata.pack(params.scale)
     folders = [paths.artifacts / name for name in (*RECORDED, *UNRECORDED)]
-    dvc("add", *(f.as_posix() for f in folders if f.is_dir()))
-    guard(params)
+    guard(params)  # before anything is added: the remote may be unknown
+    try:
+        dvc("add", *(f.as_posix() for f in folders if f.is_dir()))
+    finally:
+        guard(params)  # what it has added before it failed could be pushed, too
     dvc("repro")
 
 

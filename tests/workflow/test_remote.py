@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from cxrmim import job, metadata, params, pointers
-from cxrmim.errors import ParamsError
+from cxrmim.errors import CheckError, CxrmimError, ParamsError
 from tests.workflow.conftest import REPO, Place, copied
 
 pytestmark = [pytest.mark.workflow, pytest.mark.timeout(900)]
@@ -292,6 +292,46 @@ def test_a_pointer_that_lets_real_data_out_is_named(tmp_path, monkeypatch):
     assert str(pointer) in told
     assert "'other'" in told
     assert "'allowed'" in told
+
+
+def test_an_attestation_that_breaks_off_leaves_nothing_to_push(tmp_path, monkeypatch):
+    here = Credentialed(tmp_path, None)
+    monkeypatch.chdir(here.place.folder)
+    monkeypatch.setattr(pointers.check, "require", lambda found, say: None)
+    monkeypatch.setattr(pointers, "_strays", lambda params, prune: None)
+    called: list[str] = []
+
+    def dvc(*args: str) -> None:
+        called.append(args[0])
+        here.place.must("dvc", "add", "-q", "results/paper/artifacts/shards")
+        raise CheckError("the disk is full")
+
+    monkeypatch.setattr(pointers, "dvc", dvc)
+    for pointer in Path("results/paper/artifacts").glob("*.dvc"):
+        pointer.unlink()
+    with pytest.raises(CheckError, match="full"):
+        pointers.attest(here.params, print)
+    assert called == ["add"]
+    assert here.pushed() == {"allowed": 0, "other": 0}
+
+    unknown = here.params.model_copy(deep=True)
+    object.__setattr__(unknown.manifest, "remote", "elsewhere")
+    with pytest.raises(ParamsError, match="elsewhere"):
+        pointers.attest(unknown, print)
+    assert called == ["add"]
+
+
+def test_nothing_is_attested_while_snakemake_works(tmp_path, monkeypatch):
+    loaded = params.load(REPO / "params.yaml", "demo")
+    monkeypatch.chdir(tmp_path)
+    writing = Path("results/demo/artifacts/shards/.7-01234567.mimic")
+    writing.mkdir(parents=True)
+    lock = Path(".snakemake/locks/0.output.lock")
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    with pytest.raises(CxrmimError, match="recover"):
+        pointers.attest(loaded, print)
+    assert writing.is_dir()
 
 
 def test_a_remote_that_dvc_does_not_know_is_refused(tmp_path, monkeypatch):
