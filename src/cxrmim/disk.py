@@ -20,8 +20,6 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (errno.EACCES, errno.EPERM)
 # How a full disk is told without an error number: by safetensors, numpy's tofile, torch's writer.
 WORDS = (
-    os.strerror(errno.ENOSPC),
-    os.strerror(errno.EDQUOT),
     " requested and ",
     "iostream error",
     "failed writing file",
@@ -72,8 +70,10 @@ def _line(error: BaseException, results: Path) -> str | None:
         named = Path(str(error.filename)).absolute()
         return _closed(results) if named.is_relative_to(results.absolute()) else None
     number = error.errno if isinstance(error, OSError) else None
-    if number in FULL or (number is None and any(word in str(error) for word in WORDS)):
-        return _full(results)
+    if number in FULL or any(os.strerror(one) in str(error) for one in FULL):
+        return _full(results, "no room left to write")
+    if number is None and any(word in str(error) for word in WORDS):
+        return _full(results, "cannot write, as if no room were left,")
     return None if error.__context__ is None else _line(error.__context__, results)
 
 
@@ -96,11 +96,11 @@ def _closed(folder: Path) -> str:
     )
 
 
-def _full(results: Path) -> str:
+def _full(results: Path, what: str) -> str:
     temporary = Path(tempfile.gettempdir())
     free = ", ".join(f"{_free(place)} in {place}" for place in (results, temporary))
     return (
-        f"no room left to write below {results} on {socket.gethostname()} (free now that what was "
+        f"{what} below {results} on {socket.gethostname()} (free now that what was "
         f"half written is gone: {free}; a quota may allow less); free some (`cxrmim doctor` tells "
         f"how much the scale needs) or move the checkout to a larger disk, then run the same "
         f"command: what is done is kept"

@@ -230,7 +230,7 @@ def _room(params: Params) -> Iterator[Finding]:
         f"{results}, {left / GIB:,.1f} GiB of it still to come, {free / GIB:,.1f} GiB are free"
     )
     enough = free >= SPARE * left
-    more = "" if enough else "; free some, or move this folder to a larger disk"
+    more = "" if enough else "; free some, or move the checkout to a larger disk"
     yield Finding("disk", "ok" if enough else "MISSING", said + more)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     wall = seconds / max(1, min(cores or 1, params.threads.shards))

@@ -34,6 +34,7 @@ MEDIAN, SPREAD = 6.0, 0.9  # of the other delays, s: every 20th is over 26 s, so
 PATIENCE = 30.0  # seconds that a write is waited for
 TICK, LOOK = 0.05, 0.003  # seconds between looks for a job, for a write
 EPOCHS = 16
+ENOUGH, HIT, TRAINED = 50, 0.8, 0.1  # kills from which on these shares are asked for
 RESUMED = "going on from the state"
 
 Edit = Callable[[dict[str, Any]], Any]
@@ -320,6 +321,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         args.report.parent.mkdir(parents=True, exist_ok=True)
         args.report.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
+    hits = [{stop for stop, _ in kill.jobs} for kill in out.kills]
+    hit, trained = sum(bool(stops) for stops in hits), sum("pretrain" in stops for stops in hits)
+    if args.kills >= ENOUGH and (hit < HIT * args.kills or trained < TRAINED * args.kills):
+        sys.stderr.write(f"{hit} kills hit a job and {trained} a pretraining: too few to tell\n")
+        return 1
     return 0 if out.good and len(out.kills) == args.kills else 1
 
 
