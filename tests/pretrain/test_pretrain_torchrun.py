@@ -202,7 +202,7 @@ def test_two_processes_stop_at_a_signal_and_go_on_from_one_state(small, corpus):
 
 
 def test_the_workflow_starts_as_many_processes_as_params_name(small):
-    assert plan.Plan(small(), PATHS).pretrain_launcher == "-m cxrmim.pretrain"
+    assert plan.Plan(small(), PATHS).pretrain_launcher == "$PYTHON -m cxrmim.pretrain"
     started = plan.Plan(small({"pretrain.processes": 3}), PATHS).pretrain_launcher
-    assert started.startswith("-m torch.distributed.run ")
+    assert started.startswith("$PYTHON -m torch.distributed.run ")
     assert "--nproc-per-node 3 -m cxrmim.pretrain" in started
