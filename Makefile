@@ -7,7 +7,7 @@ SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONPATH := $(CURDIR)/src
 
-.PHONY: help install demo test kill-test trend bench lint clean
+.PHONY: help install demo test kill-test trend bench bench-growth bench-gpu lint clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -29,7 +29,7 @@ install: ## create VENV and install from the lock
 	  echo "$(SUM)" > $(STAMP); \
 	fi
 
-demo: install ## the papers' tables from phantom data, about 16 minutes on 2 cores
+demo: install ## the papers' tables from phantom data, about 12 minutes on 2 cores
 	@$(SNAKEMAKE) --config scale=demo
 	@$(BIN)/cxrmim compare --scale demo
 	@echo "tables: results/demo/tables/*.md    page: results/demo/report/index.html"
@@ -45,8 +45,14 @@ trend: install ## does learning happen? three pretraining seeds, about 33 minute
 	@$(SNAKEMAKE) --config scale=trend
 	@cat results/trend/tables/trend.md results/trend/tables/trend_retrieval.md results/trend/tables/trend_cost.md
 
-bench: install ## speed of the data stop, of pretraining steps and of retrieval on this machine, about 9 minutes; results in benchmarks/results
-	@for each in nih_table phantom shards_prepare shards_read pretrain_steps retrieval; do echo "== $$each"; $(BIN)/python benchmarks/$$each.py || exit 1; done
+bench: install ## speed of every stop on this machine's CPU, under 15 minutes; writes results/bench and docs/speed.md
+	@$(BIN)/python -m benchmarks; status=$$?; $(BIN)/python -m benchmarks --document; exit $$status
+
+bench-growth: install ## how costs grow with images, runs and seeds; writes results/bench and docs/speed.md
+	@$(BIN)/python -m benchmarks --growth; status=$$?; $(BIN)/python -m benchmarks --document; exit $$status
+
+bench-gpu: install ## training and loading on one GPU, under 8 minutes; writes results/bench and docs/speed.md
+	@$(BIN)/python -m benchmarks --gpu; status=$$?; $(BIN)/python -m benchmarks --document; exit $$status
 
 lint: install ## formatters, in place
 	$(BIN)/ruff format src tests benchmarks

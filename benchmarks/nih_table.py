@@ -1,112 +1,104 @@
 """NIH ChestX-ray14's real table (112,120 rows) to manifest, splits and audit: seconds and memory.
 
-    python benchmarks/nih_table.py
-
 The label table is the real one, from torchxrayvision's package; the images are empty files of the
 real names in the real folders, since the manifest stop opens none. Measured is the whole stop as a
 process of its own: start, reading, splits, subsets, schema, audit, parquet and record. Once with
-fractions by patient, once with lists of the sizes of MRM's. Targets: 20 s and 1 GB.
+fractions by patient, once with lists of the format and sizes of MRM's. A toy takes the first
+hundredth of the table.
 """
 
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import pandas as pd
 import yaml
-from machine import describe
 
+from benchmarks import runner
+from benchmarks.rows import Row, measured
 from cxrmim import public_tables
 from cxrmim.manifest import lists, splits
 from cxrmim.manifest.datasets import nih
 
-REPO = Path(__file__).resolve().parents[1]
-OUT = REPO / "benchmarks" / "results" / "nih_table.json"
 TARGET_SECONDS, TARGET_MB = 20, 1000
-FOLDERS = 12
+FOLDERS, REPEATS, SHARE = 12, 3, 100  # SHARE: of a toy
 MRM = (78468, 11219, 22433)  # images of MRM's lists
+CASES = {
+    "fractions by patient": {"split": "fractions", "labels": "v2020"},
+    "lists of MRM's sizes": {"split": "mrm", "labels": "list"},
+}
 
 
-def main() -> int:
-    """Measure both splits, print and write the figures."""
+def measure(toy: bool = False) -> list[Row]:
+    """Seconds and memory of the manifest stop on NIH's table, for both splits."""
+    out = []
     with TemporaryDirectory() as temporary:
         here = Path(temporary)
-        started = time.perf_counter()
-        table = lay_out(here)
-        say(f"laid out {len(table):,} images in {time.perf_counter() - started:.1f} s")
-        cases = {
-            "fractions, by patient": {"split": "fractions", "labels": "v2020"},
-            "lists of the format and sizes of MRM's": {"split": "mrm", "labels": "list"},
-        }
-        found = {name: measure(here, options) for name, options in cases.items()}
-    result = {
-        "what": "NIH table to manifest, splits and audit: one process of the manifest stop",
-        "rows": len(table),
-        "targets": {"seconds": TARGET_SECONDS, "peak_mb": TARGET_MB},
-        "cases": found,
-        "machine": describe("numpy", "pandas", "pandera", "pyarrow", public_tables.PACKAGE),
-    }
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    for name, case in found.items():
-        say(f"{name}: {case['seconds']} s (CPU {case['cpu_seconds']}), {case['peak_mb']} MB")
-    slow = [c for c in found.values() if c["seconds"] > TARGET_SECONDS or c["peak_mb"] > TARGET_MB]
-    return 1 if slow else 0
+        table = lay_out(here, SHARE if toy else 1)
+        for case, options in CASES.items():
+            found = [stop(here, options) for _ in range(1 if toy else REPEATS)]
+            wall, cpu, memory, kept = zip(*found, strict=True)
+            what = f"manifest of NIH's {len(table):,} rows, {case}"
+            details = {"kept": kept[0]}
+            out += [
+                measured(f"{what}: wall", "s", wall, target=TARGET_SECONDS, details=details),
+                measured(f"{what}: CPU", "s", cpu),
+                measured(f"{what}: peak memory", "MB", memory, target=TARGET_MB),
+            ]
+    return out
 
 
-def say(line: str) -> None:
-    """Print a line."""
-    sys.stdout.write(line + "\n")
+def lay_out(here: Path, share: int) -> pd.DataFrame:
+    """The raw layout, MRM-like lists and parameters below a folder; returns the table.
 
-
-def lay_out(here: Path) -> pd.DataFrame:
-    """The raw layout, MRM-like lists and parameters below a folder; returns the table."""
+    Args:
+        here: the folder.
+        share: one row of so many is taken, the first ones.
+    """
     place = public_tables.folder()
-    table = public_tables.load("nih", place)
+    raw = pd.read_csv(place / public_tables.FILES["nih"])
+    raw = raw.head(len(raw) // share)
     root = here / "nih"
     root.mkdir()
-    shutil.copy(place / public_tables.FILES["nih"], root)
-    share = -(-len(table) // FOLDERS)
+    raw.to_csv(root / public_tables.FILES["nih"], index=False)
+    size = -(-len(raw) // FOLDERS)
     for number in range(FOLDERS):
         folder = root / f"images_{number + 1:03d}" / "images"
         folder.mkdir(parents=True)
-        for name in table["Image Index"][number * share : (number + 1) * share]:
+        for name in raw["Image Index"][number * size : (number + 1) * size]:
             os.close(os.open(folder / name, os.O_CREAT | os.O_WRONLY))
-    write_lists(table, place, here / "lists" / lists.FOLDERS["nih"])
-    tree = yaml.safe_load((REPO / "params.yaml").read_text(encoding="utf-8"))
+    write_lists(raw, here / "lists" / lists.FOLDERS["nih"], share)
+    tree = yaml.safe_load((runner.REPO / "params.yaml").read_text(encoding="utf-8"))
     tree["manifest"] |= {"roots": {"nih": str(root)}, "lists": str(here / "lists")}
     (here / "params.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
-    return table
+    return raw
 
 
-def write_lists(table: pd.DataFrame, place: Path, folder: Path) -> None:
+def write_lists(table: pd.DataFrame, folder: Path, share: int) -> None:
     """Lists in the format and of the sizes of MRM's, with the table's own labels."""
-    full = pd.read_csv(
-        place / public_tables.FILES["nih"], usecols=["Image Index", "Finding Labels"]
-    )
-    found = full.set_index("Image Index")["Finding Labels"].str.split("|")
+    found = table.set_index("Image Index")["Finding Labels"].str.split("|")
     bits = {n: " ".join(str(int(label in f)) for label in nih.LABELS) for n, f in found.items()}
     names = ["train", "valid", "test"]
-    split = splits.by_unit(table["Patient ID"], MRM, names, 0)
+    sizes = [size // share for size in MRM[1:]]
+    split = splits.by_unit(table["Patient ID"], (len(table) - sum(sizes), *sizes), names, 0)
     folder.mkdir(parents=True)
     for part, file in lists.FILES.items():
         images = table["Image Index"][split == part].tolist()
         contents = {file: images}
         if part == "train":
-            contents |= {"train_1.txt": images[:785], "train_10.txt": images[785 : 785 + 7847]}
+            one, ten = 785 // share, 7847 // share
+            contents |= {"train_1.txt": images[:one], "train_10.txt": images[one : one + ten]}
         for name, chosen in contents.items():
             (folder / name).write_text("".join(f"{i} {bits[i]}\n" for i in chosen))
 
 
-def measure(here: Path, options: dict[str, str]) -> dict[str, Any]:
-    """Run the manifest stop in a process of its own, which tells its own peak."""
+def stop(here: Path, options: dict[str, str]) -> tuple[float, float, float, int]:
+    """One process of the manifest stop: wall and CPU seconds, MB at most, images kept."""
     tree = yaml.safe_load((here / "params.yaml").read_text(encoding="utf-8"))
     tree["manifest"]["datasets"]["nih"] |= options
     (here / "params.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
@@ -116,23 +108,18 @@ def measure(here: Path, options: dict[str, str]) -> dict[str, Any]:
     subprocess.run(
         [sys.executable, "-m", "cxrmim.manifest", *arguments],
         cwd=here,
-        env={**os.environ, "PYTHONPATH": str(REPO / "src")},
+        env={**os.environ, "PYTHONPATH": str(runner.REPO / "src")},
         check=True,
+        stdout=subprocess.DEVNULL,
     )
-    seconds = time.perf_counter() - started
+    wall = time.perf_counter() - started
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     folder = here / "results/paper/records/manifest"
     record = json.loads((folder / "nih.json").read_text(encoding="utf-8"))
     cost = json.loads((folder / "nih.circumstances.json").read_text(encoding="utf-8"))["cost"]
-    return {
-        "seconds": round(seconds, 1),
-        "cpu_seconds": round(sum(after[:2]) - sum(before[:2]), 1),
-        "peak_mb": cost["peak_mb"],
-        "kept": record["metrics"]["flow"]["kept"],
-        "images": {s: record["metrics"]["splits"][s]["images"] for s in ("train", "valid", "test")},
-        "shared": {k: record["metrics"]["audit"][k] for k in ("images", "patients")},
-    }
+    cpu = sum(after[:2]) - sum(before[:2])
+    return wall, cpu, cost["peak_mb"], record["metrics"]["flow"]["kept"]
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(runner.main(measure))

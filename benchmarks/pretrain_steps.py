@@ -1,36 +1,30 @@
-"""Training steps at the papers' size: seconds, GFLOP/s, and how they stand to a matrix product.
-
-    python benchmarks/pretrain_steps.py [--device cuda] [--entries ENTRY ...] [--batch N]
+"""Training steps at the papers' size: useful FLOPs a second, over what a matrix product reaches.
 
 A step is forward, backward and the fused optimiser of a method of scale `paper` (ViT-B/16 at 224
 px, BERT with its dropout), on random images and reports of usual lengths (median of 60 tokens, 112
-at most). Between steps the same thread multiplies large matrices, so that the ratio does not hang
-on how fast the machine happens to be. On a CPU: one thread, fp32, batch 8. With ``--device cuda``:
-bf16 autocast, batch 144.
+at most), batch 8, float32, one thread, weights at random. Useful FLOPs are those that the method's
+definition needs by the formulae of benchmarks/flops.py, where a batch's padding to its longest
+report counts as needed. Before every step the same thread multiplies two 2048 x 2048 matrices five
+times; the first turn of each method is dropped. Each turn gives
 
-GFLOP are those of matrix products and convolutions, forward and backward, counted by
-torch.utils.flop_counter with attention as plain products (a multiply-add is two).
+    ratio = useful FLOPs of a step / CPU seconds of the step / FLOPs a CPU second of the product
+
+and the row has their median. What the definition does not need is what torch.utils.flop_counter
+counts of a step beyond the formula, as a share of it. Seconds stand beside those of the official
+code on another machine, for orientation. A toy takes scale demo and small matrices.
 """
 
-import argparse
-import json
-import os
-import statistics
-import sys
 import time
-from pathlib import Path
 from typing import Any
-
-os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import torch
-from machine import describe
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import flops, runner
+from benchmarks.rows import Row, explained, measured
 from cxrmim import params as params_module
-from cxrmim import plugins
 from cxrmim.params import Params
 from cxrmim.pretrain import weights
 from cxrmim.pretrain.contract import Batch, Method, Stored
@@ -38,81 +32,82 @@ from cxrmim.pretrain.parts import words
 from cxrmim.pretrain.schedule import build_optimiser
 from cxrmim.shards.store import RawReports, Reports
 
-REPO = Path(__file__).resolve().parents[1]
-OUT = REPO / "benchmarks" / "results"
-ENTRIES = ("medim", "cmitm", "mrm")
+ENTRIES = {"medim": "MedIM", "cmitm": "CMITM stage 2", "mrm": "MRM"}
+OFFICIAL = {"medim": 22.4, "cmitm": 12.6, "mrm": 8.1}  # CPU s a step, another machine
 STEPS, WARM = 5, 1
 BATCH = {"cpu": 8, "cuda": 144}
-PRODUCT = {"cpu": 2048, "cuda": 8192}  # side of the square matrices
+PRODUCT, TOY = {"cpu": 2048, "cuda": 8192}, 128  # side of the square matrices
+TIMES = 5  # products before each step
+TARGET = 0.85
 MEDIAN, SHORTEST, SPREAD = 60, 12, 0.45  # tokens of a caption: log-normal, as in the corpus
 SPECIAL = 4  # ids of [PAD], [CLS], [SEP], [MASK] come first
 CLS, SEP, MASK = 1, 2, 3
 EPOCH = 1  # after the one in which prototypes stand still
 
 
-def main() -> int:
-    """Time the methods that have code; print a table and write the figures."""
-    args = arguments()
+def measure(toy: bool = False) -> list[Row]:
+    """Ratio, needless FLOPs and seconds of each method."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    params = params_module.load(REPO / "params.yaml", args.scale)
-    batch = args.batch or BATCH[args.device]
-    missing = [
-        e for e in args.entries if plugins.source("method", params.pretraining(e)[0]) is None
+    params = params_module.load(runner.REPO / "params.yaml", "demo" if toy else "paper")
+    product, steps = Product(TOY if toy else PRODUCT["cpu"], "cpu"), 1 if toy else STEPS
+    out = []
+    for entry in ENTRIES:
+        job, turns = Job(params, entry, BATCH["cpu"], "cpu"), []
+        for _ in range(WARM + steps):
+            turns.append((product.rate(), timed(job.step, "cpu")))
+        out += rows(entry, job, turns[WARM:])
+    return out
+
+
+def rows(entry: str, job: "Job", turns: list[tuple[float, float]]) -> list[Row]:
+    """The rows of a method.
+
+    Args:
+        entry: of the method.
+        job: what was timed.
+        turns: GFLOP a second of the product, and seconds of the step that followed.
+    """
+    name, counted = ENTRIES[entry], count(job)
+    needed = flops.needed(job.method, job.batch)
+    useful = sum(needed.values())
+    text = job.batch.text
+    details = {
+        "images": len(job.batch.image),
+        "tokens of the longest report": None if text is None else text.ids.shape[1],
+        "GFLOP needed": {part: round(n / 1e9, 3) for part, n in needed.items()},
+        "GFLOP of the product a CPU s": [round(rate, 1) for rate, _ in turns],
+    }
+    ratios = [useful / 1e9 / seconds / rate for rate, seconds in turns]
+    return [
+        explained(
+            measured(
+                f"{name} step: useful FLOPs a second over a product's",
+                "",
+                ratios,
+                target=TARGET,
+                bound=">=",
+                details=details,
+            ),
+            "what works on single elements (norms, activations, softmax, dropout, optimiser) takes "
+            "the rest of the time and no FLOPs of the formula",
+        ),
+        explained(
+            measured(
+                f"{name} step: FLOPs that the definition does not need, of those it needs",
+                "%",
+                [100 * (counted - useful) / useful],
+                target=0,
+                details={"counted": counted, "needed": useful},
+            ),
+            "no formula states them",
+        ),
+        measured(
+            f"{name} step: CPU (official code on another machine: {OFFICIAL[entry]} s)",
+            "s",
+            [seconds for _, seconds in turns],
+        ),
     ]
-    jobs = {
-        entry: Job(params, entry, batch, args.device)
-        for entry in args.entries
-        if entry not in missing
-    }
-    product = Product(args.side or PRODUCT[args.device], args.device)
-    before = describe("torch", "timm", "transformers")
-    flops = {entry: count(job) for entry, job in jobs.items()}
-    seconds: dict[str, list[float]] = {entry: [] for entry in jobs}
-    rates: dict[str, list[float]] = {entry: [] for entry in jobs}
-    for turn in range(WARM + args.steps):
-        for entry, job in jobs.items():
-            rate, spent = product.rate(), timed(job.step, args.device)
-            if turn >= WARM:
-                rates[entry].append(rate)
-                seconds[entry].append(spent)
-    found = {e: figures(jobs[e], flops[e], seconds[e], rates[e]) for e in jobs}
-    result = {
-        "what": "training steps: forward, backward, fused optimiser; random weights and batches",
-        "scale": params.scale,
-        "device": torch.cuda.get_device_name() if args.device == "cuda" else "CPU, one thread",
-        "precision": "bf16 autocast" if args.device == "cuda" else "fp32",
-        "batch": batch,
-        "image": params.pretrain.image,
-        "steps": f"median of {args.steps} after {WARM} to warm up, methods in turn",
-        "product": f"{product.side}^3, {product.name}, before every step, same thread",
-        "GFLOP": "matrix products and convolutions, forward and backward, attention as products",
-        "methods": found,
-        "without code": missing,
-        "machine": before,
-    }
-    show(found, missing)
-    if params.scale == "paper" and args.entries == list(ENTRIES) and not missing:
-        OUT.mkdir(exist_ok=True)
-        name = "pretrain_steps" if args.device == "cpu" else "pretrain_steps_cuda"
-        path = OUT / f"{name}.json"
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        sys.stdout.write(f"{path}\n")
-    else:
-        sys.stdout.write("not the whole benchmark: nothing is written\n")
-    return 0
-
-
-def arguments() -> argparse.Namespace:
-    """The command line."""
-    out = argparse.ArgumentParser(description="time training steps at the papers' size")
-    out.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    out.add_argument("--entries", nargs="+", default=list(ENTRIES), help="pretraining entries")
-    out.add_argument("--scale", default="paper", help="another scale, to try the script")
-    out.add_argument("--batch", type=int, help="images a step")
-    out.add_argument("--side", type=int, help="side of the multiplied matrices")
-    out.add_argument("--steps", type=int, default=STEPS, help="timed steps of each method")
-    return out.parse_args()
 
 
 class Job:
@@ -121,7 +116,7 @@ class Job:
     def __init__(self, params: Params, entry: str, batch: int, device: str) -> None:
         optim = params.pretraining(entry)[1].optim
         if optim is None:
-            raise SystemExit(f"{entry}: is not trained")
+            raise ValueError(f"{entry}: is not trained")
         stored = stored_text(params)
         self.device = device
         self.method: Method = weights.build_method(params, entry, stored).to(device).train()
@@ -218,56 +213,31 @@ class Product:
         torch.mm(self.left, self.right)
 
     def rate(self) -> float:
-        """GFLOP a second."""
-        return 2 * self.side**3 / timed(self.multiply, self.device) / 1e9
+        """GFLOP a second, over some products."""
+        seconds = sum(timed(self.multiply, self.device) for _ in range(TIMES))
+        return TIMES * 2 * self.side**3 / seconds / 1e9
 
 
 def timed(work: Any, device: str) -> float:
-    """Seconds by the clock, the card waited for."""
-    if device == "cuda":
-        torch.cuda.synchronize()
+    """CPU seconds of this process; seconds by the clock of a card, which is waited for."""
+    if device == "cpu":
+        return runner.cpu_seconds(work)
+    torch.cuda.synchronize()
     started = time.perf_counter()
     work()
-    if device == "cuda":
-        torch.cuda.synchronize()
+    torch.cuda.synchronize()
     return time.perf_counter() - started
 
 
-def count(job: Job) -> float:
-    """GFLOP of forward and backward."""
+def count(job: Job) -> int:
+    """FLOPs of forward and backward, attention counted as plain products."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         total = job.loss()
     if not bool(total.isfinite()):
-        raise SystemExit(f"{type(job.method).__name__}: loss {float(total)}")
+        raise ValueError(f"{type(job.method).__name__}: loss {float(total)}")
     job.optimiser.zero_grad()
-    return counter.get_total_flops() / 1e9
-
-
-def figures(job: Job, flops: float, seconds: list[float], rates: list[float]) -> dict[str, Any]:
-    """What is reported of a method."""
-    spent, rate = statistics.median(seconds), statistics.median(rates)
-    shape = None if job.batch.text is None else list(job.batch.text.ids.shape)
-    return {
-        "parameters, millions": round(sum(p.numel() for p in job.method.parameters()) / 1e6, 1),
-        "tokens of the captions": shape,
-        "seconds a step": round(spent, 4),
-        "fastest and slowest": [round(min(seconds), 4), round(max(seconds), 4)],
-        "GFLOP a step": round(flops, 1),
-        "GFLOP/s": round(flops / spent, 1),
-        "GFLOP/s of the product": round(rate, 1),
-        "ratio": round(flops / spent / rate, 3),
-        "images a second": round(len(job.batch.image) / spent, 2),
-    }
-
-
-def show(found: dict[str, dict[str, Any]], missing: list[str]) -> None:
-    """Print the figures as a table."""
-    heads = ("seconds a step", "GFLOP a step", "GFLOP/s", "GFLOP/s of the product", "ratio")
-    lines = [f"{'entry':<16}" + "".join(f"{head:>24}" for head in heads)]
-    lines += [f"{e:<16}" + "".join(f"{f[head]:>24}" for head in heads) for e, f in found.items()]
-    lines += [f"{entry:<16} has no code yet" for entry in missing]
-    sys.stdout.write("\n".join(lines) + "\n")
+    return int(counter.get_total_flops())
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(runner.main(measure))

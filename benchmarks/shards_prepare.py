@@ -1,40 +1,34 @@
 """One-time preparation of images: images a second and core, and the error of scaled decoding.
 
-    python benchmarks/shards_prepare.py
-
 What is timed is all that a worker of the shards stop does for a row: read the file, its sha256,
 decoding, area averaging, padding, the hashes of the pixels. The files are phantoms at the sizes of
 the real data sets: MIMIC-CXR-JPG (grey JPEG of quality 95, 3056 x 2544, about 1.5 MB each; and
 noisy ones of twice that, as a worst case), NIH (PNG, 1024 x 1024), RSNA (DICOM around a baseline
 JPEG, 1024 x 1024), SIIM (the same, with a mask).
-Seconds are CPU seconds of one thread; each file is timed five times, the best counts, since other
-programs of a shared machine only ever add to it. Targets: 40 images/s at 256 px from scaled JPEGs,
-0.5 grey levels of mean error against full decoding.
+CPU seconds of one thread over all files of a kind; several passes. Error is the mean absolute
+difference of grey levels between scaled and full decoding over an image, padding left out; its row
+gives every image's. A toy has one file of each kind.
 """
 
 import io
-import json
-import resource
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import pydicom
-from machine import describe
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
+from benchmarks import runner
+from benchmarks.rows import Row, measured
 from cxrmim.phantom.acquisition import DIFFICULTIES, draw_acquisition
 from cxrmim.phantom.findings import draw_patient, draw_study
 from cxrmim.phantom.painting import render
 from cxrmim.shards import images, pool
 from cxrmim.shards.pool import Item
 
-OUT = Path(__file__).resolve().parent / "results" / "shards_prepare.json"
 COUNT, REPEATS = 16, 5
 NOISE = 1.5  # standard deviation in grey levels; gives files as large as MIMIC-CXR-JPG's
 LEVELS = {"jpeg": "easy", "noisy": "hard"}  # of the phantom's own clutter and noise
@@ -52,38 +46,40 @@ CASES = (  # name, files, side, scaled
 )
 
 
-def main() -> int:
-    """Measure every case, print and write the figures."""
+def measure(toy: bool = False) -> list[Row]:
+    """Images a CPU second of every kind of file, and the error of scaled decoding."""
+    out = []
     with TemporaryDirectory() as temporary:
-        kinds = write_files(Path(temporary))
-        sizes = {k: sum(i.path.stat().st_size for i in v) / len(v) / 1e6 for k, v in kinds.items()}
-        cases = {name: rate(kinds[kind], side, scaled) for name, kind, side, scaled in CASES}
-        errors = {
-            f"{kind}, {side} px": error(kinds[kind], side)
-            for kind in LEVELS
-            for side in (128, 256, 512)
-        }
-    result = {
-        "what": "preparation of one image by one worker of the shards stop",
-        "images per case": COUNT,
-        "MB a file": {kind: round(size, 2) for kind, size in sizes.items()},
-        "images a CPU second": cases,
-        "grey levels between scaled and full decoding": errors,
-        "targets": {"images a CPU second": TARGET_RATE, "mean error": TARGET_ERROR},
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "machine": describe("numpy", "pillow", "pydicom"),
-    }
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    sys.stdout.write(OUT.read_text(encoding="utf-8"))
-    worst = max(found["mean"] for found in errors.values())
-    return 0 if cases[CASES[0][0]] >= TARGET_RATE and worst <= TARGET_ERROR else 1
+        kinds = write_files(Path(temporary), 1 if toy else COUNT)
+        for place, (name, kind, side, scaled) in enumerate(CASES):
+            rates = [rate(kinds[kind], side, scaled) for _ in range(1 if toy else REPEATS)]
+            size = sum(item.path.stat().st_size for item in kinds[kind]) / len(kinds[kind]) / 1e6
+            out.append(
+                measured(
+                    f"preparing {name}",
+                    "images/CPU s",
+                    rates,
+                    target=None if place else TARGET_RATE,
+                    bound=">=",
+                    details={"images": len(kinds[kind]), "MB a file": round(size, 2)},
+                )
+            )
+        for kind in LEVELS:
+            out.append(
+                measured(
+                    f"scaled against full decoding, {kind}, 256 px",
+                    "grey levels",
+                    [error(item, 256) for item in kinds[kind]],
+                    target=TARGET_ERROR,
+                )
+            )
+    return out
 
 
-def write_files(folder: Path) -> dict[str, list[Item]]:
-    """Phantoms as files of each kind."""
+def write_files(folder: Path, count: int) -> dict[str, list[Item]]:
+    """Phantoms as so many files of each kind."""
     found: dict[str, list[Item]] = {kind: [] for kind in (*LEVELS, "png", "dicom", "masked")}
-    for i in range(COUNT):
+    for i in range(count):
         for kind in LEVELS:
             path = folder / f"{kind}{i}.jpg"
             Image.fromarray(large(kind, i)).save(path, quality=95)
@@ -133,37 +129,25 @@ def dicom(pixels: np.ndarray) -> bytes:
 
 
 def rate(items: list[Item], side: int, scaled: bool) -> float:
-    """Images a CPU second, the best of a few passes over each file."""
-    total = 0.0
-    for item in items:
-        seconds = []
-        for _ in range(REPEATS):
-            started = time.process_time()
+    """Images a CPU second of one pass."""
+
+    def work() -> None:
+        for item in items:
             result = pool.process(item, side, scaled)
-            seconds.append(time.process_time() - started)
             if result.outcome.reason:
                 raise RuntimeError(result.outcome.reason)
-        total += min(seconds)
-    return round(len(items) / total, 1)
+
+    return len(items) / runner.cpu_seconds(work)
 
 
-def error(items: list[Item], side: int) -> dict[str, float]:
+def error(item: Item, side: int) -> float:
     """Mean absolute difference of scaled and full decoding over the image, padding left out."""
-    means, largest = [], 0
-    for item in items:
-        content = item.path.read_bytes()
-        full, scaled = images.decode(content), images.decode(content, side)
-        height, width = images.fitted(full.shape, side)
-        pair = [images.square(d.pixels, side, d.shape).astype(int) for d in (full, scaled)]
-        difference = np.abs(pair[0] - pair[1])
-        means.append(difference.sum() / (height * width))
-        largest = max(largest, int(difference.max()))
-    return {
-        "mean": round(float(np.mean(means)), 3),
-        "worst image": round(float(np.max(means)), 3),
-        "worst pixel": largest,
-    }
+    content = item.path.read_bytes()
+    full, scaled = images.decode(content), images.decode(content, side)
+    height, width = images.fitted(full.shape, side)
+    pair = [images.square(d.pixels, side, d.shape).astype(int) for d in (full, scaled)]
+    return float(np.abs(pair[0] - pair[1]).sum() / (height * width))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(runner.main(measure))

@@ -18,7 +18,7 @@ from cxrmim.paths import Paths
 from cxrmim.pretrain import published
 
 State = Literal["ok", "note", "MISSING"]
-# Images that a core prepares a second at 256 px: benchmarks/results/shards_prepare.json, rounded
+# Images that a core prepares a second at 256 px: docs/speed.md (shards_prepare), rounded
 # down. Above 320 px a JPEG can no longer be decoded at a quarter of its size.
 RATES = {"jpeg": 40.0, "png": 80.0, "dicom": 60.0, "phantom": 200.0}
 LARGE, SLOWER = 320, 0.5

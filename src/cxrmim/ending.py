@@ -18,8 +18,8 @@ from cxrmim.journal import SLACK
 from cxrmim.paths import Paths
 from cxrmim.plan import Plan
 from cxrmim.tally import WORDS, Found, Unit
+from snakemake_logger_plugin_cxrmim import MARK
 
-MARK = "cxrmim"  # attribute of our log records, which the logger plugin lets through
 PROFILE = re.compile(r"--profile[ =](\S*/)?slurm/?( |$)")
 
 

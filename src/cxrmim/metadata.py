@@ -76,7 +76,8 @@ def restore(scale: str) -> None:
         if here is not None and here != before.get(key) and _ended(here) > _ended(note):
             continue
         _write(file, note)
-    (STATE / "incomplete").mkdir(exist_ok=True)  # without it Snakemake takes the notes for old ones
+    # Without this folder Snakemake takes the notes for those of an old version.
+    (STATE / "incomplete").mkdir(parents=True, exist_ok=True)
     with atomic(known) as copy:
         copy.write_bytes(data)
 

@@ -6,6 +6,7 @@ the top level of that module, so a new method brings its own schema with it.
 
 import ast
 import importlib
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal
@@ -67,8 +68,9 @@ def options(kind: str, name: str) -> type[Strict] | None:
     return None if path is None else _class(path, "Options")
 
 
+@cache
 def _class(path: Path, name: str) -> type[Strict] | None:
-    """A pydantic class of a source file, compiled alone."""
+    """A pydantic class of a source file, compiled alone; once, for many entries share a method."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name]
     if not found:

@@ -15,7 +15,7 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -70,9 +70,8 @@ def digest(path: Path) -> Tree:
 def _digest_folder(path: Path) -> Tree:
     sha, size, count = hashlib.sha256(), 0, 0
     for file in sorted(p for p in path.rglob("*") if p.is_file() and p.name != TIMESTAMP):
-        entry = digest(file)
-        sha.update(f"{entry['sha256']}  {file.relative_to(path).as_posix()}\n".encode())
-        size += entry["bytes"]
+        sha.update(f"{sha256(file)}  {file.relative_to(path).as_posix()}\n".encode())
+        size += file.stat().st_size
         count += 1
     return {"bytes": size, "files": count, "sha256": sha.hexdigest()}
 
@@ -109,7 +108,7 @@ def _read(name: str) -> tuple[str, tuple[str, ...]] | None:
 
 def _imports(tree: ast.Module) -> Iterable[str]:
     """Modules of this package that a syntax tree imports, inside functions too (absolute names)."""
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             yield from (a.name for a in node.names if a.name.startswith("cxrmim"))
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cxrmim"):
@@ -120,13 +119,24 @@ def _imports(tree: ast.Module) -> Iterable[str]:
                     yield name
 
 
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """A tree and all statements in it; an expression holds no import and no docstring."""
+    queue: list[ast.AST] = [tree]
+    while queue:
+        node = queue.pop()
+        yield node
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            inner = getattr(node, name, None)
+            queue += inner if isinstance(inner, list) else []
+
+
 def _is_module(name: str) -> bool:
     path = plugins.PACKAGE.parent.joinpath(*name.split("."))
     return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
 def _strip(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         body = getattr(node, "body", None)
         if (
             isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
@@ -262,8 +272,9 @@ def seal(tree: Tree) -> str:
 
 
 def sha256(path: Path) -> str:
-    """sha256 of a small file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """sha256 of a file."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def read(path: Path) -> Tree:

@@ -143,8 +143,7 @@ def _found(params: Params, unit: Unit, entry: Entry | None, queue: dict[str, str
             return Found(unit, "running", entry, alive, _since(unit, entry, times))
         if entry.state == "running" and queue and queue.get(entry.slurm or "") in journal.WAITING:
             return Found(unit, "pending", finished=_since(unit, entry, times))  # to begin again
-        redone = whole and min(written) >= (entry.ended or entry.started)
-        if not redone and not (whole and _current(params, unit)):
+        if not (whole and _current(params, unit)):  # a record may be one that Snakemake put back
             return Found(unit, "failed", entry, alive, _since(unit, entry, times))
     runs = tuple(run for run, time in zip(unit.runs, times, strict=False) if time is not None)
     return Found(unit, "done" if whole else "pending", finished=runs)

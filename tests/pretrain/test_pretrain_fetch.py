@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from cxrmim import cli, record
 from cxrmim.errors import CheckError, DataError
 from cxrmim.pretrain import fetch, places, published
-from cxrmim.pretrain.parts.encoders import TextEncoder, build_vit
+from cxrmim.pretrain.parts.bert import TextEncoder
+from cxrmim.pretrain.parts.encoders import build_vit
 
 COMMIT = "c" * 40
 

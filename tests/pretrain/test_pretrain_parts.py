@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import BertConfig, BertModel
 
-from cxrmim.pretrain.parts import augment, encoders, words
+from cxrmim.pretrain.parts import augment, bert, encoders, words
 from cxrmim.pretrain.parts.decoders import ConvDecoder, upsampled_conv
 from cxrmim.pretrain.parts.heads import Head
 from cxrmim.schema import Augment, TextModel, Vit
@@ -157,7 +157,7 @@ def test_sentences_are_drawn_evenly():
 
 def test_text_encoder_equals_eager_bert_with_attention_maps(reports):
     torch.manual_seed(0)
-    encoder = encoders.TextEncoder(text_model(), 60)
+    encoder = bert.TextEncoder(text_model(), 60)
     text = words.collate(reports, np.arange(5))
     config = BertConfig(**encoder.bert.config.to_dict() | {"attn_implementation": "eager"})
     eager = BertModel(config, add_pooling_layer=False)
@@ -180,7 +180,7 @@ def test_text_encoder_equals_eager_bert_with_attention_maps(reports):
 
 def test_more_padding_does_not_change_the_text_encoder(reports):
     torch.manual_seed(0)
-    encoder = encoders.TextEncoder(text_model(), 60).double().eval()
+    encoder = bert.TextEncoder(text_model(), 60).double().eval()
     ids = words.collate(reports, np.array([1, 2])).ids
     hidden, attention = encoder(ids)
     longer, wider = encoder(F.pad(ids, (0, 7)))
@@ -194,7 +194,7 @@ def test_zero_positions_make_the_text_encoder_blind_to_order():
     swapped = ids[:, [0, 4, 2, 1, 3, 5]]
     for positions, blind in (("zero", True), ("normal", False)):
         torch.manual_seed(0)
-        encoder = encoders.TextEncoder(text_model(positions=positions), 60).eval()
+        encoder = bert.TextEncoder(text_model(positions=positions), 60).eval()
         one, two = encoder(ids)[0][:, 0], encoder(swapped)[0][:, 0]
         assert torch.allclose(one, two, atol=1e-6) is blind
         types = encoder.bert.embeddings.token_type_embeddings.weight

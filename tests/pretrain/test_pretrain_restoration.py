@@ -65,7 +65,7 @@ def test_masks_follow_the_official_walk_along_the_report(raw, unit):
 
 def test_patch_error_and_its_gradient():
     draw = torch.Generator().manual_seed(1)
-    image = torch.randn(2, 3, 8, 8, generator=draw, dtype=torch.float64)
+    image = torch.randn(2, 1, 8, 8, generator=draw, dtype=torch.float64).expand(-1, 3, -1, -1)
     predicted = torch.randn(2, 3, 48, generator=draw, dtype=torch.float64, requires_grad=True)
     places = torch.tensor([[0, 3, 1], [2, 1, 3]])
     for norm in (True, False):

@@ -155,7 +155,7 @@ class Bench:
             whole: resize the square to s instead, and crop nothing off it.
         """
         from cxrmim.pretrain.parts.augment import evaluate
-        from cxrmim.pretrain.weights import plain_augment
+        from cxrmim.pretrain.parts.plain import plain_augment
 
         own = (
             plain_augment(self.params) if checkpoint is None else self.method(checkpoint).evaluation

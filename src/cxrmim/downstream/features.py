@@ -13,25 +13,28 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from cxrmim import grid, record
 from cxrmim.params import Params, fingerprint
 from cxrmim.paths import Paths, atomic
-from cxrmim.pretrain.contract import Method
 from cxrmim.pretrain.parts import augment as augmentation
 from cxrmim.pretrain.parts.noise import Noise
 from cxrmim.progress import track
 from cxrmim.schema import Augment
 from cxrmim.shards.store import Masks
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
+
+    from cxrmim.pretrain.contract import Method
 
 log = logging.getLogger("cxrmim")
 BATCH = 128  # fixed, so that a row's last bits do not depend on the machine's memory
@@ -45,7 +48,7 @@ Rows = NDArray[np.int64]
 
 
 def extract(
-    encoder: VisionTransformer,
+    encoder: "VisionTransformer",
     images: NDArray[np.uint8],
     view: View,
     device: torch.device,
@@ -69,7 +72,7 @@ def extract(
     return encode(encoder, stored)
 
 
-def encode(encoder: VisionTransformer, batches: Iterator[Tensor]) -> dict[str, Tensor]:
+def encode(encoder: "VisionTransformer", batches: Iterator[Tensor]) -> dict[str, Tensor]:
     """Both poolings of batches (B, 3, s, s), as `extract` gives them."""
     was_training = encoder.training
     encoder.eval()
@@ -123,7 +126,7 @@ class Views:
 
     def __init__(
         self,
-        method: Method,
+        method: "Method",
         images: NDArray[np.uint8],
         rule: Augment,
         dataset: str,
@@ -228,7 +231,12 @@ class Kept:
 
 
 def kept(
-    params: Params, checkpoint: str, dataset: str, method: Method, images: int, device: torch.device
+    params: Params,
+    checkpoint: str,
+    dataset: str,
+    method: "Method",
+    images: int,
+    device: torch.device,
 ) -> Kept | None:
     """Where features are kept on disk; None where no other job would read them.
 

@@ -112,14 +112,15 @@ def augment(
     on = (chosen < training.augment_p).float()
     scale = 1 + on * (2 * size - 1) * training.scale
     angle = torch.deg2rad(on * (2 * turn - 1) * training.rotate)
-    cos, sin = angle.cos() / scale, angle.sin() / scale
-    zero = torch.zeros(count)
-    theta = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(count, 2, 3)
+    cos, sin = ((f(angle) / scale)[:, None, None].to(image.device) for f in (torch.cos, torch.sin))
+    side = image.shape[-1]
+    across = (2 * torch.arange(side, device=image.device) + 1) / side - 1  # pixel centres
+    down = across[:, None]
+    grid = torch.stack([cos * across - sin * down, sin * across + cos * down], dim=-1)
     both = torch.stack([image[:, 0], mask], dim=1)
     dark = torch.stack([image[:, 0].amin(dim=(1, 2)), image.new_zeros(count)], dim=1)[
         ..., None, None
     ]
-    grid = F.affine_grid(theta.to(image.device), list(both.shape), align_corners=False)
     moved = F.grid_sample(both - dark, grid, align_corners=False) + dark
     return moved[:, :1].expand(-1, 3, -1, -1), moved[:, 1]
 

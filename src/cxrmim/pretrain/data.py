@@ -324,7 +324,13 @@ class Loader:
         return self._batch(image, pairs, u, Noise(self._masking))
 
     def _images(self, rows: Rows) -> Tensor:
-        return words.to_device(torch.from_numpy(np.asarray(self.corpus.images[rows])), self.device)
+        images = self.corpus.images
+        if self.device.type == "cpu":
+            return torch.from_numpy(np.asarray(images[rows]))
+        sent = torch.empty((len(rows), *images.shape[1:]), dtype=torch.uint8, pin_memory=True)
+        # Straight into what is sent: by any mode but the default, numpy writes without a copy.
+        np.take(images, rows, axis=0, out=sent.numpy(), mode="clip")
+        return sent.to(self.device, non_blocking=True)
 
     def _batch(
         self, image: Tensor, pairs: Pairs, u: npt.NDArray[np.float64], noise: Noise

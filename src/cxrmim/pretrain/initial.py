@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -16,8 +17,10 @@ from cxrmim.errors import CxrmimError
 from cxrmim.params import Params
 from cxrmim.pretrain import checkpoints, places
 from cxrmim.pretrain.contract import Method
-from cxrmim.pretrain.parts.encoders import TextEncoder
 from cxrmim.pretrain.untrusted import NUMBERS
+
+if TYPE_CHECKING:
+    from cxrmim.pretrain.parts.bert import TextEncoder
 
 log = logging.getLogger("cxrmim")
 DECODER = "decoder."  # prefix of a convolutional decoder in a file whose other keys are timm's
@@ -52,10 +55,10 @@ def initialise(method: Method, params: Params, item: grid.Pretraining) -> dict[s
     elif init != "none":
         used[init] = _named(init, "the ViT in timm's key layout (cls_token, pos_embed, blocks.0..)")
         _publish(method, _read(used[init]), used[init])
-    text = getattr(method, "text_encoder", None)
+    text: TextEncoder | None = getattr(method, "text_encoder", None)
     name = params.shards.text.tokenizer
     own = parent is None or not any(p.startswith("text_encoder") for p in method.inherits)
-    if isinstance(text, TextEncoder) and name != "phantom" and own:
+    if text is not None and name != "phantom" and own:
         used[name] = _named(name, "BertModel weights in transformers' key layout (embeddings...)")
         _fill(text.bert, bert_keys(_read(used[name])), used[name])
         text.drop_token_types()

@@ -24,7 +24,8 @@ from cxrmim.paths import atomic
 from cxrmim.pretrain import places, published, untrusted
 from cxrmim.pretrain.checkpoints import HEADER
 from cxrmim.pretrain.initial import DECODER, bert_keys, fit_positions
-from cxrmim.pretrain.parts.encoders import TextEncoder, build_vit
+from cxrmim.pretrain.parts.bert import TextEncoder
+from cxrmim.pretrain.parts.encoders import build_vit
 from cxrmim.pretrain.published import Published
 from cxrmim.shards import tokenizer
 

@@ -13,14 +13,13 @@ from cxrmim.params import Params
 from cxrmim.pretrain import checkpoints
 from cxrmim.pretrain.contract import Method, Setup, Stored
 from cxrmim.pretrain.initial import init_checkpoint, initialise
-from cxrmim.schema import Augment
+from cxrmim.pretrain.parts.plain import plain_augment
 
 __all__ = [
     "build_method",
     "init_checkpoint",
     "initialise",
     "load_method",
-    "plain_augment",
     "save_method",
 ]
 NO_TEXT = Stored()
@@ -59,12 +58,6 @@ def build_method(params: Params, entry: str, stored: Stored = NO_TEXT) -> Method
     setup = Setup(options, shared.vit, shared.text, shared.image, augment, stored, shared.negatives)
     method: Method = plugins.load("method", name).METHOD(setup)
     return method
-
-
-def plain_augment(params: Params) -> Augment:
-    """Evaluation transform of a method without augmentation: resize to 8/7 of the crop, centre."""
-    resize = min(round(params.pretrain.image * 8 / 7), params.shards.side_downstream)
-    return Augment(resize=resize, crop="centre", mean=0.5, std=0.5)
 
 
 def load_method(params: Params, checkpoint: str, device: str | torch.device = "cpu") -> Method:

@@ -16,14 +16,16 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from cxrmim.errors import CheckError, DataError
 from cxrmim.shards.bits import unpack
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Array = npt.NDArray[Any]
 LABEL = "label_"
@@ -124,7 +126,7 @@ class Shards:
     """
 
     folder: Path
-    table: pd.DataFrame
+    table: "pd.DataFrame"
     images: Array
     masks: Masks | None
     report: Array | None
@@ -187,6 +189,8 @@ def open_shards(folder: Path, verify: bool = True) -> Shards:
     Raises:
         CheckError: a file is missing or has other bytes, or the arrays differ in length.
     """
+    import pandas as pd  # a pretraining without a corpus has this module, and no table to read
+
     if not (folder / "table.parquet").is_file():
         raise CheckError(f"{folder}: no shards there; `dvc pull` or run `snakemake --cores all`")
     if verify:

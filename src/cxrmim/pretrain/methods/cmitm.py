@@ -16,8 +16,8 @@ from cxrmim.pretrain.methods.mgca import text_of
 from cxrmim.pretrain.methods.mrm import MRM
 from cxrmim.pretrain.methods.mrm import Options as MRMOptions
 from cxrmim.pretrain.parts import losses, masked
+from cxrmim.pretrain.parts.bert import TextEncoder
 from cxrmim.pretrain.parts.decoders import TokenDecoder
-from cxrmim.pretrain.parts.encoders import TextEncoder
 from cxrmim.pretrain.parts.heads import Head
 from cxrmim.pretrain.parts.reports import TokenClassifier, read
 from cxrmim.pretrain.parts.words import Text
@@ -174,7 +174,7 @@ class CMITM(MRM):
         """Reports -> (B, dim) unit vectors."""
         if not self.aligns:
             return super().embed_text(text)
-        embedded: Tensor = self.text_head(self.text_encoder(text.ids)[0][:, 0])
+        embedded: Tensor = self.text_head(self.text_encoder.last_states(text.ids, 1)[0][:, 0])
         return embedded
 
 

@@ -17,7 +17,8 @@ from cxrmim.plugins import Strict
 from cxrmim.pretrain.contract import Batch, Method, Setup
 from cxrmim.pretrain.methods.mgca import text_of
 from cxrmim.pretrain.parts import regions, world
-from cxrmim.pretrain.parts.encoders import TextEncoder, build_vit
+from cxrmim.pretrain.parts.bert import TextEncoder
+from cxrmim.pretrain.parts.encoders import build_vit
 from cxrmim.pretrain.parts.precision import widen
 from cxrmim.pretrain.parts.words import PAD, Text, sum_pieces, unpack
 

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from cxrmim.plugins import Strict
 from cxrmim.pretrain.contract import Batch, Method, Setup
 from cxrmim.pretrain.parts import losses, world
-from cxrmim.pretrain.parts.encoders import TextEncoder, build_vit, see
+from cxrmim.pretrain.parts.bert import TextEncoder
+from cxrmim.pretrain.parts.encoders import build_vit, see
 from cxrmim.pretrain.parts.heads import Head
 from cxrmim.pretrain.parts.words import Text, shift, sum_pieces, unpack
 

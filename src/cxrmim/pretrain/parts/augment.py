@@ -219,13 +219,14 @@ def sample(
     Returns:
         (B, size, size) float in [0, 1].
     """
-    x = images.float() / 255 if images.dtype == torch.uint8 else images
+    x = images.float().div_(255) if images.dtype == torch.uint8 else images
     tall, wide = seen or (None, None)
+    if flip is not None:  # backwards from its end
+        mirrored = torch.stack([columns.sum(1), -columns[:, 1]], 1)
+        columns = torch.where(flip[:, None], mirrored, columns)
     down = filter_matrix(rows, images.shape[-1], size, cubic=cubic, seen=tall)
     across = filter_matrix(columns, images.shape[-1], size, cubic=cubic, seen=wide)
-    if flip is not None:
-        across = torch.where(flip[:, None, None], across.flip(1), across)
-    return (down @ x @ across.transpose(1, 2)).clamp(0, 1)
+    return (down @ x @ across.transpose(1, 2)).clamp_(0, 1)
 
 
 def filter_matrix(
@@ -234,7 +235,8 @@ def filter_matrix(
     """Antialiased resampling weights, as Pillow and torch (antialias=True) define them.
 
     Args:
-        box: (B, 2) start and length in px of the interval that becomes `out` px.
+        box: (B, 2) start and length in px of the interval that becomes `out` px; one of negative
+            length is run through backwards.
         inside: source px.
         out: target px.
         cubic: bicubic with a = -0.5, else triangle.
@@ -248,19 +250,23 @@ def filter_matrix(
     target = torch.arange(out, device=box.device, dtype=box.dtype)[None, :, None]
     source = torch.arange(inside, device=box.device, dtype=box.dtype)[None, None, :]
     centre = start + (target + 0.5) * scale
-    distance = ((source + 0.5 - centre) / scale.clamp(min=1)).abs()
-    weight = _cubic(distance) if cubic else (1 - distance).clamp(min=0)
+    # In place from here on: the maps are large, and new memory costs more than the arithmetic.
+    distance = (source + 0.5 - centre).div_(scale.abs().clamp(min=1)).abs_()
+    weight = _cubic(distance) if cubic else (1 - distance).clamp_(min=0)
     if seen is not None:
         first, end = seen[:, :1, None], seen.sum(1)[:, None, None]
-        weight = weight * ((source >= first.floor()) & (source < end.ceil()))
-    return weight / weight.sum(-1, keepdim=True)
+        weight.mul_((source >= first.floor()) & (source < end.ceil()))
+    return weight.div_(weight.sum(-1, keepdim=True))
 
 
 def _cubic(x: Tensor) -> Tensor:
-    """Keys' kernel with a = -0.5."""
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+    """Keys' kernel with a = -0.5: a cubic up to 1, another up to 2, 0 beyond.
+
+    Each cubic is 0 at its ends, so that holding it there leaves their sum: no slow `where`.
+    """
+    near, far = x.clamp(max=1), x.clamp(1, 2)
+    near = (near * 1.5).sub_(2.5).mul_(near).mul_(near).add_(1)
+    return near.add_((far * -0.5).add_(2.5).mul_(far).sub_(4).mul_(far).add_(2))
 
 
 def jitter(x: Tensor, draw: Draw, augment: Augment) -> Tensor:

@@ -46,8 +46,8 @@ class ConvDecoder(nn.Module):
 def upsampled_conv(x: Tensor, conv: nn.Module) -> Tensor:
     """``conv(nearest_x2(x))`` without the large map between: the same numbers at a lower cost.
 
-    A fine pixel sees only 2x2 coarse ones, through sums of rows and columns of the 3x3 kernel. One
-    2x2 convolution gives the four fine pixels of every place, which are then woven together.
+    A fine pixel sees only 2x2 coarse ones. What a coarse pixel gives to the fine ones is the 3x3
+    kernel shifted to each of its four copies and summed: a 4x4 kernel of a transposed convolution.
 
     Args:
         x: (B, C, h, w).
@@ -56,23 +56,10 @@ def upsampled_conv(x: Tensor, conv: nn.Module) -> Tensor:
     Returns:
         (B, out, 2h, 2w).
     """
-    assert isinstance(conv, nn.Conv2d) and conv.bias is not None
-    high, wide = x.shape[2:]
-    kernel = _fold(_fold(conv.weight, 2, 1), 4, 2)  # (out, row phase, column phase, C, 2, 2)
-    maps = F.conv2d(x, kernel.flatten(0, 2), conv.bias.repeat_interleave(4), padding=1)
-    phases = maps.view(len(x), -1, 2, 2, high + 1, wide + 1)
-    rows = [
-        torch.stack([phases[:, :, a, b, a : a + high, b : b + wide] for b in (0, 1)], -1)
-        for a in (0, 1)
-    ]
-    return torch.stack(rows, 3).reshape(len(x), -1, 2 * high, 2 * wide)
-
-
-def _fold(kernel: Tensor, along: int, phase: int) -> Tensor:
-    """Three taps as the two that the first and the second fine pixel see, stacked along `phase`."""
-    before, middle, after = kernel.unbind(along)
-    first = torch.stack([before, middle + after], along)
-    return torch.stack([first, torch.stack([before + middle, after], along)], phase)
+    assert isinstance(conv, nn.Conv2d)
+    taps = F.pad(conv.weight.transpose(0, 1).flip(2, 3), (1, 1, 1, 1))
+    kernel = F.avg_pool2d(taps, 2, 1, divisor_override=1)  # sums of 2x2
+    return F.conv_transpose2d(x, kernel, conv.bias, stride=2, padding=1)
 
 
 def sincos_positions(width: int, grid: int, form: str = "mae") -> Tensor:

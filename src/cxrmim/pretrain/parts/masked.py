@@ -77,8 +77,16 @@ def look_at_all(encoder: VisionTransformer, image: Tensor) -> Seen:
 
 def encode_visible(encoder: VisionTransformer, image: Tensor, kept: Tensor) -> Tensor:
     """Encode CLS and the kept patches only: (B, 3, S, S), (B, K) -> (B, 1 + K, D)."""
-    x = encoder.patch_embed(image) + encoder.pos_embed[:, 1:]
+    embed = encoder.patch_embed.proj.weight
+    rows, patch, side = len(image), embed.shape[-1], image.shape[-1] // embed.shape[-1]
+    x = image.reshape(rows, -1, side, patch, side, patch).permute(0, 2, 4, 1, 3, 5)
+    x = x.reshape(rows, side * side, -1)
     x = x.gather(1, kept[:, :, None].expand(-1, -1, x.shape[2]))
+    # The convolution of the stem, as a product over the kept patches alone.
+    x = (
+        F.linear(x, embed.flatten(1), encoder.patch_embed.proj.bias)
+        + encoder.pos_embed[0, 1:][kept]
+    )
     cls = (encoder.cls_token + encoder.pos_embed[:, :1]).expand(len(x), -1, -1)
     tokens: Tensor = encoder.norm(encoder.blocks(torch.cat([cls.to(x.dtype), x], 1)))
     return tokens

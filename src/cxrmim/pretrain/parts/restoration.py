@@ -8,7 +8,7 @@ from cxrmim.pretrain.parts import world
 
 
 def patchify(image: Tensor, patch: int) -> Tensor:
-    """(B, 3, S, S) -> (B, N, patch * patch * 3); a vector runs over row, column, channel."""
+    """(B, C, S, S) -> (B, N, patch * patch * C); a vector runs over row, column, channel."""
     rows, width, side = len(image), image.shape[1], image.shape[2] // patch
     x = image.reshape(rows, width, side, patch, side, patch)
     return x.permute(0, 2, 4, 3, 5, 1).reshape(rows, side * side, patch * patch * width)
@@ -36,14 +36,15 @@ def masked_patch_error(
 
     Args:
         predicted: (B, n, p) with p = patch * patch * 3.
-        image: (B, 3, C, C), N patches; C is twice the encoder's input in MRM.
+        image: (B, 3, C, C) grey replicated to three channels, of which one is read; N patches. C is
+            twice the encoder's input in MRM.
         masked: (B, n) places of the masked patches.
         patch: side of a patch in this image's px.
         norm_pix: as in `patch_error`.
     """
-    target = patchify(image, patch)
-    target = target.gather(1, masked[:, :, None].expand(-1, -1, target.shape[2]))
-    return patch_error(predicted, target, norm_pix=norm_pix)
+    grey = patchify(image[:, :1], patch)
+    grey = grey.gather(1, masked[:, :, None].expand(-1, -1, grey.shape[2]))
+    return patch_error(predicted, grey.repeat_interleave(3, 2), norm_pix=norm_pix)
 
 
 def token_error(
