@@ -80,18 +80,25 @@ def write_store(table: str, folder: str) -> None:
 
 
 def read_store(folder: str, out: str) -> None:
-    """Open a store, read all its images in random order; tell the process's KiB at each step."""
+    """Do as a run does: open a store, take each split's rows and all labels, read all images.
+
+    Tells the process's KiB at each step. Images are read in random order.
+    """
     import numpy as np
 
-    from cxrmim.shards.store import open_shards
+    from cxrmim.shards.store import LABEL, open_shards
 
     before = own_memory()
     shards = open_shards(Path(folder))
+    marks = [name for name in shards.table.columns if name.startswith(LABEL)]
+    held = [shards.rows(split) for split in ("train", "valid", "test")]
+    held.append(shards.labels([name.removeprefix(LABEL) for name in marks]))
     opened = own_memory()
     order = np.random.default_rng(0).permutation(len(shards.images))
     for first in range(0, len(order), BATCH):
         shards.images[np.sort(order[first : first + BATCH])].sum()
     after = own_memory()
+    assert sum(map(len, held)) == 2 * len(order)
     found = {"table": opened - before, "crops": after - opened, "after": after}
     Path(out).write_text(json.dumps(found), encoding="utf-8")
 

@@ -8,6 +8,7 @@ Options of a method, a dataset or a task are validated by the class that its own
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -133,9 +134,27 @@ class Params(Strict):
         Raises:
             ParamsError: the entry, or a method that it builds on, does not exist.
         """
-        tree = self.training(entry).pretrain.model_dump(mode="json")
-        name, block = _resolve(tree, entry)
-        return name, _validated(Method, block, f"pretrain.entries.{entry}")
+        return _pretraining(_Same(self.training(entry).pretrain), entry)
+
+
+class _Same:
+    """A key that is equal to itself alone, and keeps what it stands for alive."""
+
+    def __init__(self, it: PretrainParams) -> None:
+        self.it = it
+
+    def __hash__(self) -> int:
+        return id(self.it)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.it is self.it
+
+
+# The grid asks for each entry many times over: of `cxrmim check` it was a quarter.
+@lru_cache(maxsize=512)
+def _pretraining(side: _Same, entry: str) -> tuple[str, Method]:
+    name, block = _resolve(side.it.model_dump(mode="json"), entry)
+    return name, _validated(Method, block, f"pretrain.entries.{entry}")
 
 
 def _chain(pretrain: PretrainParams, entry: str) -> list[Entry]:

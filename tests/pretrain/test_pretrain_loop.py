@@ -18,6 +18,7 @@ from cxrmim.paths import Paths
 from cxrmim.pretrain import __main__ as stop
 from cxrmim.pretrain import data, devices, loop, schedule, watch, weights
 from cxrmim.schema import Schedule
+from cxrmim.shards.store import Table
 
 MEDIM = grid.Pretraining("medim", 0)
 
@@ -180,19 +181,22 @@ def test_batches_are_full_disjoint_and_reshuffled():
     assert [order.ends(step) for step in range(4)] == [False, True, False, True]
 
 
-def test_held_out_pairs_share_no_patient_with_training(small, corpus):
+def test_held_out_pairs_share_no_patient_with_training(small, corpus, tmp_path):
     shards = corpus(small())
-    patients = shards.table.assign(patient=[f"p{i // 3}" for i in range(20)])
-    named = dataclasses.replace(shards, table=patients)
+
+    def having(name, **columns):
+        shards.table.read().assign(**columns).to_parquet(tmp_path / name)
+        return dataclasses.replace(shards, table=Table(tmp_path / name))
+
+    named = having("patients", patient=[f"p{i // 3}" for i in range(20)])
     for each, group in ((shards, shards.report), (named, np.arange(20) // 3)):
         found = data.of_shards(each, "mae", frozenset({"image"}), 0, validated=True, share=0.3)
         train, valid = group[found.train.rows], group[found.valid.rows]
         assert not set(train) & set(valid)
         assert sorted([*found.train.rows, *found.valid.rows]) == list(range(16))
         assert len(set(valid)) == round(0.3 * len(set(group[:16])))
-    split = shards.table.assign(split=["train"] * 12 + ["valid"] * 8)
     found = data.of_shards(
-        dataclasses.replace(shards, table=split),
+        having("split", split=["train"] * 12 + ["valid"] * 8),
         "mae",
         frozenset({"image"}),
         0,

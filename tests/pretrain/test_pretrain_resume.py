@@ -343,7 +343,7 @@ def test_divergence_names_the_rows_and_keeps_the_state(small, corpus, monkeypatc
         loop.prepare(params, grid.Pretraining("mae", 0), shards),
         shards,
     )
-    rows = shards.table["source_row"].to_numpy()[training.corpus.train.rows[training.order[40]]]
+    rows = shards.table.column("source_row")[training.corpus.train.rows[training.order[40]]]
     assert str(rows.tolist()) in str(error.value)
     tree = state.keeper(params, "mae-s0").load()
     assert tree["step"] == 40 and torch.isfinite(tree["watch"]["values"]).all()

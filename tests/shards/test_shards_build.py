@@ -18,6 +18,7 @@ from cxrmim.shards import pool
 from cxrmim.shards.build import check_splits
 from cxrmim.shards.images import decode, square
 from cxrmim.shards.journal import Outcome
+from cxrmim.shards.store import Table
 
 
 @pytest.fixture(autouse=True)
@@ -41,9 +42,9 @@ def test_arrays_follow_the_manifest(corpus, setup):
     for i in range(12):
         content = (corpus.root / f"{i}.png").read_bytes()
         assert (shards.images[i] == square(decode(content).pixels, 32)).all()
-        assert shards.table.loc[i, "sha256"] == hashlib.sha256(content).hexdigest()
+        assert shards.table.column("sha256")[i] == hashlib.sha256(content).hexdigest()
     assert shards.masks is None
-    joined = "".join(f"{d}\n" for d in sorted(shards.table["sha256"]))
+    joined = "".join(f"{d}\n" for d in sorted(shards.table.column("sha256")))
     assert details["raw"]["sha256"] == hashlib.sha256(joined.encode()).hexdigest()
     assert details["raw"]["files"] == 12
 
@@ -118,7 +119,7 @@ def test_unreadable_rows_leave_every_array(corpus, setup, caplog):
     shards = corpus.open()
     assert adds_up(metrics)["unreadable"] == {"image file is missing": 1, "not an image file": 1}
     assert metrics["short_reports"] == short.sum() == 2
-    assert shards.table["source_row"].tolist() == [1, 2, 3, 5, 7, 8, 11, 12]
+    assert shards.table.column("source_row").tolist() == [1, 2, 3, 5, 7, 8, 11, 12]
     assert len(shards.images) == len(shards.report) == 8
     assert details["raw"]["files"] == 9  # the broken one was read, the missing one was not
     content = (corpus.root / "11.png").read_bytes()
@@ -283,7 +284,7 @@ def test_a_bad_mask_is_an_unreadable_row(corpus, setup, code, caplog):
     assert "siim, source row 7: mask " in caplog.text
 
 
-def test_rows_and_labels_of_a_split(corpus, setup):
+def test_rows_and_labels_of_a_split(corpus, setup, tmp_path):
     corpus.build(setup())
     shards = corpus.open()
     assert shards.rows("train").tolist() == [0, 1, 2, 3, 4, 5]
@@ -292,7 +293,9 @@ def test_rows_and_labels_of_a_split(corpus, setup):
     assert shards.rows("valid").tolist() == []
     assert shards.rows("test").dtype == np.int64
     assert shards.rows("train", 10, seed=1).tolist() == [0, 1]  # one draw for all seeds
-    own = dataclasses.replace(shards, table=shards.table.assign(in_10_s1=[0] * 3 + [1] * 9))
+    drawn = shards.table.read().assign(in_10_s1=[0] * 3 + [1] * 9)
+    drawn.to_parquet(tmp_path / "table.parquet")
+    own = dataclasses.replace(shards, table=Table(tmp_path / "table.parquet"))
     assert own.rows("train", 10, seed=1).tolist() == [3, 4, 5]
     assert own.rows("train", 10, seed=2).tolist() == own.rows("train", 10).tolist() == [0, 1]
     with pytest.raises(ValueError, match="only the training split"):

@@ -235,7 +235,7 @@ class Bench:
 
     def identity(self, dataset: str, rows: Rows) -> pd.DataFrame:
         """`image`, `patient` and `source_row` of rows: the first columns of predictions."""
-        return self.shards(dataset).table.iloc[rows][IDENTITY].reset_index(drop=True)
+        return self.shards(dataset).table.read(IDENTITY).iloc[rows].reset_index(drop=True)
 
     def classes(self, dataset: str) -> tuple[str, ...]:
         """Class names of a dataset, in the order of its reader."""

@@ -149,7 +149,7 @@ def of_shards(
         valid = pairs("valid")
     elif validated:
         train, valid = hold_out(train, groups(shards)[train.rows], share, seed)
-    source = shards.table["source_row"].to_numpy(dtype=np.int64)
+    source = shards.table.column("source_row").astype(np.int64)
     name = shards.folder.name
     return Corpus(name, shards.images, train, valid, source, shards.reports, shards.raw)
 
@@ -177,7 +177,7 @@ def of_method(method: Method, entry: str, seed: int, *, validated: bool, share: 
 def groups(shards: Shards) -> Rows:
     """(N,) number of each image's patient, or of its report where no patient is named."""
     if "patient" in shards.table.columns:
-        known = shards.table["patient"].astype(str).to_numpy(dtype=str)
+        known = shards.table.column("patient").astype(str)
         return np.unique(known, return_inverse=True)[1].astype(np.int64)
     if shards.report is not None:
         return np.asarray(shards.report, np.int64)

@@ -1,4 +1,4 @@
-"""Reading a dataset's shards; numpy and pandas only, so that any stop can afford it.
+"""Reading a dataset's shards; numpy and pyarrow only, so that any stop can afford it.
 
 The arrays are plain .npy files. All rows have one shape and are read in random order: a memory map
 gives a row, or any crop of it, at the price of touching its pages, shared by all workers of a
@@ -33,6 +33,52 @@ CHECKSUMS = "checksums.json"
 BLOCK = 1 << 26  # bytes that share a checksum
 PIECE = 1 << 20  # bytes read at a time
 READERS = 8  # threads that verify
+
+
+class Table:
+    """Rows of a dataset's images on disk, of which a column is read when it is asked for.
+
+    A process holds what it uses of a table and not the whole of it: ids, paths and checksums of
+    half a million images take 200 MB in every process that opens them. The file is mapped from
+    the start, so that all reads see the bytes that were verified.
+
+    Args:
+        path: a parquet file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from pyarrow import parquet  # a pretraining without a corpus has this module, but no table
+
+        self._file = parquet.ParquetFile(path, memory_map=True)
+        self.columns: tuple[str, ...] = tuple(self._file.schema_arrow.names)
+
+    def __len__(self) -> int:
+        """N rows."""
+        rows: int = self._file.metadata.num_rows
+        return rows
+
+    def read(self, columns: Sequence[str] | None = None) -> "pd.DataFrame":
+        """(N, .) columns in the order wanted; without an argument, all.
+
+        Raises:
+            KeyError: the table has no such column.
+        """
+        if unknown := [name for name in columns or () if name not in self.columns]:
+            raise KeyError(unknown[0])
+        names = None if columns is None else list(columns)
+        frame: pd.DataFrame = self._file.read(names).to_pandas()
+        return frame if names is None else frame[names]
+
+    def column(self, name: str) -> Array:
+        """(N,) values of a column.
+
+        Raises:
+            KeyError: the table has none of that name.
+        """
+        if name not in self.columns:
+            raise KeyError(name)
+        values: Array = self._file.read([name], use_threads=False).column(0).to_numpy()
+        return values
 
 
 class Masks:
@@ -116,8 +162,8 @@ class Shards:
 
     Attributes:
         folder: where they lie.
-        table: (N, .) manifest rows of the stored images, `sha256` of each raw file added, and
-            `height` and `width`, in px, of the image inside its padded square.
+        table: N manifest rows of the stored images, `sha256` of each raw file added, and `height`
+            and `width`, in px, of the image inside its padded square.
         images: (N, S, S) uint8 memory map.
         masks: (N, S, S) uint8, 255 = at least half of the pixel is foreground; None without masks.
         report: (N,) int64 row of each image's report in `reports`; None unless a corpus.
@@ -126,7 +172,7 @@ class Shards:
     """
 
     folder: Path
-    table: "pd.DataFrame"
+    table: Table
     images: Array
     masks: Masks | None
     report: Array | None
@@ -148,19 +194,20 @@ class Shards:
             percent: label subset of the training rows: 1, 10 or 100.
             seed: of a downstream run; its own subset if the manifest drew one for each seed.
         """
-        keep = (self.table["split"] == split).to_numpy(dtype=bool)
+        keep = self.table.column("split") == split
         if percent != 100:
             if split != "train":
                 raise ValueError(f"only the training split has a {percent} % subset")
             own = f"in_{percent}_s{seed}"
             column = own if own in self.table.columns else f"in_{percent}"
-            keep = keep & self.table[column].to_numpy(dtype=bool)
+            keep = keep & self.table.column(column).astype(bool)
         return np.flatnonzero(keep).astype(np.int64)
 
     @property
     def content(self) -> npt.NDArray[np.float32]:
         """(N, 2) height and width of each image inside its square, without the padding, px."""
-        return self.table[["height", "width"]].to_numpy(np.float32)
+        found = [self.table.column(name) for name in ("height", "width")]
+        return np.stack(found, axis=1).astype(np.float32)
 
     def labels(self, names: Sequence[str]) -> npt.NDArray[np.float32]:
         """(N, K) labels: 1 present, 0 absent, NaN unknown.
@@ -176,7 +223,10 @@ class Shards:
         if missing:
             has = ", ".join(c for c in self.table.columns if c.startswith(LABEL)) or "none"
             raise DataError(f"{self.folder}: no column {missing[0]} in its table; it has {has}")
-        return self.table[columns].to_numpy(dtype=np.float32)
+        found = np.empty((len(self.table), len(columns)), np.float32)
+        for at, name in enumerate(columns):
+            found[:, at] = self.table.column(name)
+        return found
 
 
 def open_shards(folder: Path, verify: bool = True) -> Shards:
@@ -189,13 +239,11 @@ def open_shards(folder: Path, verify: bool = True) -> Shards:
     Raises:
         CheckError: a file is missing or has other bytes, or the arrays differ in length.
     """
-    import pandas as pd  # a pretraining without a corpus has this module, and no table to read
-
     if not (folder / "table.parquet").is_file():
         raise CheckError(f"{folder}: no shards there; `dvc pull` or run `snakemake --cores all`")
     if verify:
         check(folder)
-    table = pd.read_parquet(folder / "table.parquet")
+    table = Table(folder / "table.parquet")
     images = _map(folder, "images")
     bits, report = _optional(folder, "masks"), _optional(folder, "report")
     for name, array in (("images", images), ("masks", bits), ("report", report)):
