@@ -1,9 +1,10 @@
 """Memory of what reads manifests and shards, on NIH's real table and on a quarter of it.
 
 The manifest stop and a reader of shards are processes of their own. The store has the table that
-the stop has made, and an empty image of 64 px for each of its rows; the reader opens it and reads
-all images in random order. Memory of the process alone is RssAnon: mapped pages are the kernel's to
-take back. A row's memory is the difference of both sizes over that of their rows.
+the stop has made, and an empty image of 64 px for each of its rows; the reader opens it, takes the
+rows of each split and all labels, as a downstream run does, and reads all images in random order.
+Memory of the process alone is RssAnon: mapped pages are the kernel's to take back. A row's memory
+is the difference of both sizes over that of their rows.
 """
 
 import json
@@ -17,8 +18,8 @@ from benchmarks.rows import Row, explained, measured
 FACTOR, TARGET, CONSTANT = 4, 4.4, 1.1
 SIDE, BATCH = 64, 256
 TABLE = (
-    "labels, split and report of all images are a data frame in the process, so many KiB a row as "
-    "the row of the table's memory says; pixels are not: an image read leaves nothing"
+    "a run holds its splits' rows and its labels, so many KiB a row as the row of the table's memory "
+    "says; pixels and other columns are not held"
 )
 
 

@@ -140,8 +140,10 @@ def test_parts_of_a_batch_make_up_the_batch(small, corpus):
     assert not torch.equal(other.image, whole.image)
 
 
-@pytest.mark.parametrize("entry", ["mae", "mgca"])
-def test_two_processes_equal_one(small, corpus, entry):
+# A bias before BatchNorm has no gradient but rounding, which Adam turns into steps of the learning
+# rate's size. Batch statistics take it out again; the running ones of evaluation lag behind it.
+@pytest.mark.parametrize(("entry", "validation"), [("mae", 1e-5), ("mgca", 1e-3)])
+def test_two_processes_equal_one(small, corpus, entry, validation):
     """The same losses within a share of 1e-5, step by step, and so the same weights."""
     changes = {
         f"pretrain.methods.{entry}.stop": {"patience": 9},
@@ -159,9 +161,7 @@ def test_two_processes_equal_one(small, corpus, entry):
     launch("--checkpoint", unit)
     two, both = outcome(unit)
     assert two["curve"] == pytest.approx(one["curve"], rel=1e-5)
-    # A bias before BatchNorm has no gradient but rounding, which Adam turns into steps. Batch
-    # statistics take it out again; the running ones of evaluation lag behind it.
-    assert two["validation"] == pytest.approx(one["validation"], rel=1e-4)
+    assert two["validation"] == pytest.approx(one["validation"], rel=validation)
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-5)
     assert {k: two[k] for k in ("steps", "images", "epochs")} == {
         k: one[k] for k in ("steps", "images", "epochs")
