@@ -18,7 +18,7 @@ from benchmarks.rows import Row, explained, measured
 FACTOR, TARGET, CONSTANT = 4, 4.4, 1.1
 SIDE, BATCH = 64, 256
 TABLE = (
-    "a run holds its splits' rows and its labels, so many KiB a row as the row of the table's memory "
+    "a run holds its splits' rows and its labels, so many KiB a row as the row on memory "
     "says; pixels and other columns are not held"
 )
 

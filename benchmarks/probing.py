@@ -124,8 +124,12 @@ class Invented:
         rng, count = np.random.default_rng(0), sum(SMALL.values())
         self.images = rng.integers(0, 256, (count, side, side), dtype=np.uint8)
         self.truth = rng.integers(0, 2, (count, CLASSES)).astype(np.float32)
-        self.table = pd.DataFrame(dict.fromkeys(("image", "patient", "source_row"), range(count)))
+        self.table = self
         self.split = np.repeat(list(SMALL), list(SMALL.values()))
+
+    def read(self, columns: list[str]) -> pd.DataFrame:
+        """(N, .) columns of its table."""
+        return pd.DataFrame(dict.fromkeys(columns, range(len(self.images))))
 
     def labels(self, names: Any) -> np.ndarray:
         """(N, K) labels."""

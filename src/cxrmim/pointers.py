@@ -34,15 +34,16 @@ UNRECORDED = ("logs", "snakemake")
 PUSHED = ("push", "remote")  # fields of a pointer that DVC reads before it pushes
 
 
-def listing(params: Params, folder: str) -> dict[str, str]:
-    """{path below the artifact folder: md5} of everything that the records say lies in it."""
+def listings(params: Params) -> dict[str, dict[str, str]]:
+    """For each artifact folder: {path below it: md5} of all that the records say lies in it."""
     paths = Paths(params.scale)
-    base = paths.artifacts / folder
-    found: dict[str, str] = {}
+    found: dict[str, dict[str, str]] = {folder: {} for folder in RECORDED}
+    folders = {kind: folder for folder, kind in RECORDED.items()}
     for kind, unit in grid.units(params):
-        if kind == RECORDED[folder]:
+        if folder := folders.get(kind):
+            base = paths.artifacts / folder
             for entry in record.read(paths.record(kind, unit))["outputs"].values():
-                found[Path(entry["path"]).relative_to(base).as_posix()] = entry["md5"]
+                found[folder][Path(entry["path"]).relative_to(base).as_posix()] = entry["md5"]
     return found
 
 
@@ -54,13 +55,14 @@ def folder_md5(files: dict[str, str]) -> str:
 
 def faults(params: Params) -> Iterator[str]:
     """Pointers that are missing or name other bytes than the records do."""
+    made = listings(params)
     for folder in RECORDED:
         pointer = Paths(params.scale).artifacts / f"{folder}.dvc"
         if not pointer.is_file():
             yield f"{pointer}: no such pointer; `cxrmim attest` writes it"
             continue
         named = _out(pointer).get("md5")
-        wanted = folder_md5(listing(params, folder)) + ".dir"
+        wanted = folder_md5(made[folder]) + ".dir"
         if named != wanted:
             yield (
                 f"{pointer}: outs.md5 = {named!r}, but the records give {wanted!r}; "
@@ -172,9 +174,9 @@ def attest(params: Params, say: Callable[[str], None], *, prune: bool = False) -
 def _strays(params: Params, prune: bool) -> None:
     paths = Paths(params.scale)
     found = check.strays(params)
-    for folder in RECORDED:
+    for folder, made in listings(params).items():
         base = paths.artifacts / folder
-        known = {base / name for name in listing(params, folder)}
+        known = {base / name for name in made}
         files = (p for p in base.rglob("*") if p.is_file() and p.name != record.TIMESTAMP)
         found += sorted(p for p in files if p not in known)
     for path in found if prune else []:

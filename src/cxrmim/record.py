@@ -68,10 +68,17 @@ def digest(path: Path) -> Tree:
 
 
 def _digest_folder(path: Path) -> Tree:
-    sha, size, count = hashlib.sha256(), 0, 0
-    for file in sorted(p for p in path.rglob("*") if p.is_file() and p.name != TIMESTAMP):
-        sha.update(f"{sha256(file)}  {file.relative_to(path).as_posix()}\n".encode())
-        size += file.stat().st_size
+    sha, size, count, start = hashlib.sha256(), 0, 0, len(path.as_posix()) + 1
+    # Texts, not paths: ten thousand small files are sorted by their parts.
+    found = (f"{at}/{name}" for at, _, names in os.walk(path) for name in names)
+    for name in sorted((text[start:] for text in found), key=lambda name: name.split("/")):
+        file = path / name
+        if file.name == TIMESTAMP or not file.is_file():
+            continue
+        with file.open("rb", buffering=0) as handle:
+            one = hashlib.file_digest(handle, "sha256").hexdigest()
+            size += os.fstat(handle.fileno()).st_size
+        sha.update(f"{one}  {name}\n".encode())
         count += 1
     return {"bytes": size, "files": count, "sha256": sha.hexdigest()}
 
