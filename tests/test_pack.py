@@ -110,21 +110,19 @@ def test_the_same_commit_gives_the_same_bytes(here, capsys):
     assert Path("out/blind.zip").read_bytes() == first
 
 
-def test_data_roots_leave_params_and_lock(here, capsys):
+def test_data_roots_leave_params(here, capsys):
     tree = yaml.safe_load(Path("params.yaml").read_text())
     tree["manifest"]["roots"]["mimic"] = "/home/ada/mimic"
     tree["manifest"]["lists"] = "/home/ada/mimic lists"
     tree["scales"]["paper"] = {"manifest": {"roots": {"nih": "/ada/nih"}}}
     tree["shards"]["text"]["mesh"]["file"] = "/mnt/home/ada/mimic"  # ends as a root does
     write("params.yaml", yaml.safe_dump(tree))
-    write("dvc.lock", yaml.safe_dump({"params": tree["manifest"]}))
     commit()
     pack(capsys)
     files = packed()
     tree["manifest"] |= {"lists": None, "roots": dict.fromkeys(tree["manifest"]["roots"])}
     tree["scales"]["paper"]["manifest"]["roots"]["nih"] = None
     assert yaml.safe_load(files["params.yaml"]) == tree
-    assert yaml.safe_load(files["dvc.lock"]) == {"params": tree["manifest"]}
 
 
 @pytest.mark.parametrize("text", [f"by {NAME}", f"mail {MAIL.upper()}", "see lovelace/engine"])

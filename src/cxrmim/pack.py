@@ -30,7 +30,7 @@ DATE = (1980, 1, 1, 0, 0, 0)
 ANONYMOUS = "Anonymous authors"
 PLAIN, PROGRAM = "100644", "100755"  # modes of the files that a zip can hold
 OPEN = ("records", "tables", "figures", "report")  # below the folder of a scale; and .dvc pointers
-ROOTED = ("params.yaml", "dvc.lock")
+ROOTED = "params.yaml"
 POINTERS = (".dvc", ".gitignore")
 # Of CITATION.cff: who wrote it, and where it can be found.
 WHO = (
@@ -63,7 +63,7 @@ def command(params: Params, args: argparse.Namespace, say: Callable[[str], None]
     files, programs = tracked()
     refuse_artifacts(files)
     known, edited = names(args.word), []
-    folders = roots([files[path] for path in ROOTED if path in files])
+    folders = roots(files[ROOTED]) if ROOTED in files else []
     for path, old in files.items():
         files[path] = anonymous(path, old, folders)
         if files[path] != old:
@@ -133,8 +133,8 @@ def refuse_artifacts(files: Files) -> None:
             )
 
 
-def roots(files: list[bytes]) -> list[str]:
-    """Data roots and lists that params.yaml and dvc.lock name, at any scale, the longest first."""
+def roots(params: bytes) -> list[str]:
+    """Data roots and lists that params.yaml names, at any scale, the longest first."""
 
     def below(tree: Any) -> Iterator[str]:
         if isinstance(tree, dict):
@@ -144,8 +144,7 @@ def roots(files: list[bytes]) -> list[str]:
             for inner in tree.values():
                 yield from below(inner)
 
-    told = {name for data in files for name in below(yaml.safe_load(data))}
-    return sorted(told, key=lambda name: (-len(name), name))
+    return sorted(set(below(yaml.safe_load(params))), key=lambda name: (-len(name), name))
 
 
 def anonymous(path: str, data: bytes, folders: list[str]) -> bytes:
@@ -169,7 +168,7 @@ def anonymous(path: str, data: bytes, folders: list[str]) -> bytes:
         for key, value in ((b"account", b"default"), (b"partition", b"main")):
             data = re.sub(rb"(slurm_" + key + rb": *)[^\s,}]+", rb"\1" + value, data)
         return data
-    for folder in folders if path in ROOTED else []:
+    for folder in folders if path == ROOTED else []:
         value = rb"""(?<=[:\s{])(["']?)""" + re.escape(folder.encode()) + rb"\1(?=[\s,}]|$)"
         data = re.sub(value, b"null", data)
     return data

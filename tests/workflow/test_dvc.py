@@ -46,6 +46,16 @@ def test_a_bare_clone_remakes_tables_and_figures_byte_for_byte(clone):
     clone.must("git", "diff", "--exit-code")
 
 
+def test_a_parameter_is_a_dependency_whose_keys_dvc_compares(clone):
+    path = clone.folder / "params.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("downstream: [0, 1, 2]", "downstream: [0, 1]", 1))
+    assert text != path.read_text()
+    changed = json.loads(clone.must("dvc", "params", "diff", "--json").stdout)
+    assert list(changed["params.yaml"]) == ["seeds.downstream"]
+    assert "params.yaml" in clone.must("dvc", "status", "manifest").stdout
+
+
 def test_an_edited_metric_stops_it_and_is_named(clone):
     before = state(clone)
     name = "results/demo/records/downstream/medim-s0/chexpert-probe-100-s0.json"
