@@ -13,8 +13,8 @@ any of them.
 `start` is what a job's process spends on the interpreter and on imports, told by the process; it is
 constant and hides growth, so both figures are given. Memory of readers is that of the process alone
 (RssAnon): mapped pages are the kernel's to take back. Targets: 4.4 for costs, 1.1 for memory of
-readers and report. The shards stop writes: it holds the table of its dataset, and images until
-`pool.ROWS` of them fill a chunk, which the base has too few of; its peak is for orientation.
+readers and report. The shards stop reads nothing back: it holds its dataset's table and what its
+workers hand over, and its peak is for orientation.
 """
 
 import shutil

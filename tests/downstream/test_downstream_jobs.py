@@ -1,11 +1,13 @@
 """Jobs: how runs are cut into processes, and what is left when one of them dies."""
 
+import dataclasses
 import hashlib
 import os
 import signal
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,6 +20,7 @@ from cxrmim.downstream import runs
 from cxrmim.downstream.contract import Bench, Result
 from cxrmim.errors import DataError
 from cxrmim.schema import Block
+from cxrmim.shards.store import Table
 
 TUNED = {
     "rows": ["random"],
@@ -229,12 +232,17 @@ def test_stored_scores_that_are_no_numbers_are_not_measured(workspace: Workspace
 @pytest.mark.parametrize("task", ["probe", "segment", "finetune"])
 @pytest.mark.parametrize(("percent", "seed"), [(10, 0), (10, 1), (100, 0)])
 def test_a_run_trains_on_the_images_that_the_manifest_names(
-    every: Workspace, monkeypatch: pytest.MonkeyPatch, task: str, percent: int, seed: int
+    every: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    task: str,
+    percent: int,
+    seed: int,
 ) -> None:
     """One subset for all seeds, or where the manifest drew one for each seed, that one."""
     dataset = "siim" if task == "segment" else "chexpert"
     bench = Bench(every.params)
-    table = bench.shards(dataset).table
+    table = bench.shards(dataset).table.read()
     train = table["split"] == "train"
     reseeded = np.random.default_rng(seed).permutation(train.to_numpy() & (table.index % 2 == 0))
     asked, real = [], Bench.rows
@@ -249,6 +257,9 @@ def test_a_run_trains_on_the_images_that_the_manifest_names(
     for column in ("in_10", f"in_10_s{seed}"):
         if column != "in_10":
             table[column] = reseeded
+            table.to_parquet(tmp_path / "table.parquet")
+            drawn = Table(tmp_path / "table.parquet")
+            bench._shards[dataset] = dataclasses.replace(bench.shards(dataset), table=drawn)
         wanted = np.flatnonzero(train & (table[column] if percent == 10 else True)).tolist()
         asked.clear()
         result = runs.predict(grid.Run("random-s0", dataset, task, percent, seed), bench)

@@ -226,7 +226,7 @@ def test_a_pool_of_a_size_is_drawn_by_the_dataset_alone(
         runs.predict(grid.Run(checkpoint, "mimic", "retrieve", 100, 0), Bench(params)).predictions
         for checkpoint in ("mgca-s0", "medim-s0")
     ]
-    table = Bench(params).shards("mimic").table["source_row"]
+    table = Bench(params).shards("mimic").table.read()["source_row"]
     for frame in frames:
         assert frame["source_row"].tolist() == table.iloc[found[0].rows].tolist()
 

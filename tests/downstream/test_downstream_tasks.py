@@ -208,7 +208,7 @@ def test_attention_of_one_sentence_is_that_sentences(bench: Bench) -> None:
     """SDM's map is that of the sentence flagged in the predictions."""
     run = grid.Run("medim-s0", "mimic", "attend", 100, 0)
     frame = runs.predict(run, bench).predictions
-    table = bench.shards("mimic").table
+    table = bench.shards("mimic").table.read()
     rows = np.array([table.index[table["source_row"] == s][0] for s in frame["source_row"]])
     reports, report = bench.reports("mimic")
     text = collate(reports, report[rows])
