@@ -51,7 +51,7 @@ bench: install ## speed of every stop on this machine's CPU, under 15 minutes; w
 bench-growth: install ## how costs grow with images, runs and seeds; writes results/bench and docs/speed.md
 	@$(BIN)/python -m benchmarks --growth; status=$$?; $(BIN)/python -m benchmarks --document; exit $$status
 
-bench-gpu: install ## training and loading on one GPU, under 8 minutes; writes results/bench and docs/speed.md
+bench-gpu: install ## training and loading on one GPU; writes results/bench and docs/speed.md
 	@$(BIN)/python -m benchmarks --gpu; status=$$?; $(BIN)/python -m benchmarks --document; exit $$status
 
 lint: install ## formatters, in place

@@ -58,7 +58,7 @@ from cxrmim.shards.store import Shards
 
 UTILISATION, LOADED = 0.45, 1.05
 SHEET = 989.4e12  # FLOPs a second, dense bf16, of an H100 SXM by its data sheet
-WHY = "no GPU here: `make bench-gpu` on a machine that has one"
+WHY = "no GPU here: `make bench-gpu`, or `python -m benchmarks --gpu`, on a machine that has one"
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def card(name: str, size: Size, found: Found | None) -> list[Row]:
         ),
         row(f"{name}: step of {size.batch}, bf16", "ms", [1e3 * s for s in f.seconds]),
         row(
-            f"{name}: host synchronisations in {size.steps} steps",
+            f"{name}: host synchronisations, warned of or in a profile",
             "",
             counted,
             target=0,

@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils._python_dispatch import TorchDispatchMode
 
 SPAN = "a step"
+# Not "synchronizing" alone: the first switch of the mode warns that the mode is a prototype.
+WARNED = "called a synchronizing CUDA operation"
 CALLS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 # Operations whose result, or its shape, the host waits for on a GPU; functions that fetch a tensor
 # (not `numpy`: a card's tensor refuses it).
@@ -46,7 +49,7 @@ def waits(step: Callable[[], None], steps: int, device: torch.device) -> Counter
                 step()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    told = Counter(str(w.message) for w in caught if "synchroniz" in str(w.message))
+    told = Counter(str(w.message) for w in caught if WARNED in str(w.message))
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
         for _ in range(steps):
             with record_function(SPAN):
@@ -65,7 +68,8 @@ def waiting(events: Iterable[Any]) -> Counter[str]:
         ValueError: there is no step among them.
     """
     kept = list(events)
-    steps = [e.time_range for e in kept if e.name == SPAN]
+    # A card's trace repeats the span on the device, where it lasts until the kernels have ended.
+    steps = [e.time_range for e in kept if e.name == SPAN and e.device_type == DeviceType.CPU]
     if not steps:
         raise ValueError("the profile shows no step")
     found: Counter[str] = Counter()

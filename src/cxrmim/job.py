@@ -155,7 +155,8 @@ def leave(status: int) -> NoReturn:
     """End a job's process at once, with this exit status.
 
     Python would first take apart every imported module: two CPU seconds with torch and
-    transformers, for memory that the system frees anyway. What was written is flushed before.
+    transformers, for memory that the system frees anyway. What was written is flushed before;
+    nothing registered with `atexit` is run, so what a job must end it ends in `with` blocks.
     """
     logging.shutdown()
     sys.stdout.flush()

@@ -77,12 +77,15 @@ class Params(Strict):
         has its own corpus.
         """
         chain = _chain(self.pretrain, entry)
-        side = self.released if any(link.released for link in chain) else self
+        side = self._side(chain)
         corpus = next((link.corpus for link in chain if link.corpus), self.pretrain.corpus)
         if side is self and corpus == self.pretrain.corpus:
             return self
         pretrain = side.pretrain.model_copy(update={"corpus": corpus})
         return self.model_copy(update={"pretrain": pretrain})
+
+    def _side(self, chain: list[Entry]) -> "Params":
+        return self.released if any(link.released for link in chain) else self
 
     def testing(self, dataset: str) -> "Params":
         """The parameters under which runs on a dataset entry are made: see `DatasetEntry`."""
@@ -134,7 +137,8 @@ class Params(Strict):
         Raises:
             ParamsError: the entry, or a method that it builds on, does not exist.
         """
-        return _pretraining(_Same(self.training(entry).pretrain), entry)
+        side = self._side(_chain(self.pretrain, entry))  # a corpus of its own changes no method
+        return _pretraining(_Same(side.pretrain), entry)
 
 
 class _Same:

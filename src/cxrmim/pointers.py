@@ -10,7 +10,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,11 @@ UNRECORDED = ("logs", "snakemake")
 PUSHED = ("push", "remote")  # fields of a pointer that DVC reads before it pushes
 
 
-def listings(params: Params) -> dict[str, dict[str, str]]:
+def listings(params: Params, wanted: Iterable[str] = RECORDED) -> dict[str, dict[str, str]]:
     """For each artifact folder: {path below it: md5} of all that the records say lies in it."""
     paths = Paths(params.scale)
-    found: dict[str, dict[str, str]] = {folder: {} for folder in RECORDED}
-    folders = {kind: folder for folder, kind in RECORDED.items()}
+    found: dict[str, dict[str, str]] = {folder: {} for folder in wanted}
+    folders = {RECORDED[folder]: folder for folder in found}
     for kind, unit in grid.units(params):
         if folder := folders.get(kind):
             base = paths.artifacts / folder

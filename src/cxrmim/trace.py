@@ -183,7 +183,7 @@ def _pointers(params: Params, kinds: list[str]) -> Iterator[Link]:
             yield Link(0, what, "not attested", "`cxrmim attest` writes it")
             continue
         try:
-            wanted = f"{pointers.folder_md5(pointers.listings(params)[folder])}.dir"
+            wanted = f"{pointers.folder_md5(pointers.listings(params, [folder])[folder])}.dir"
             told = yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"][0]["md5"]
         except (CheckError, yaml.YAMLError, KeyError, IndexError, TypeError) as error:
             yield Link(0, what, "BAD", f"cannot be compared ({type(error).__name__}: {error})")
