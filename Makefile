@@ -29,7 +29,7 @@ install: ## create VENV and install from the lock
 	  echo "$(SUM)" > $(STAMP); \
 	fi
 
-demo: install ## the papers' tables from phantom data, about 12 minutes on 2 cores
+demo: install ## the papers' tables from phantom data, 8 to 12 minutes on 2 cores
 	@$(SNAKEMAKE) --config scale=demo
 	@$(BIN)/cxrmim compare --scale demo
 	@echo "tables: results/demo/tables/*.md    page: results/demo/report/index.html"
