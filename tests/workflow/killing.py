@@ -198,6 +198,7 @@ class Campaign:
         seed: of the moments.
         edit: what the grid is beside the tiny one.
         say: told of each kill.
+        moments: the next moment, of the source of chance.
     """
 
     def __init__(
@@ -207,8 +208,10 @@ class Campaign:
         seed: int,
         edit: Edit = often,
         say: Callable[[str], None] = lambda line: None,
+        moments: Callable[[random.Random], Moment] = draw,
     ) -> None:
         self.folder, self.count, self.edit, self.say = folder, kills, edit, say
+        self.moments = moments
         self.chance = random.Random(seed)
         self.out = Outcome()
 
@@ -261,7 +264,7 @@ class Campaign:
     def _attempt(self, build: Place) -> bool:
         """Run and kill; False if the run has ended before."""
         before, began = half_written(results_of(build)), time.time()
-        moment = draw(self.chance)
+        moment = self.moments(self.chance)
         with Run(command(), build.folder) as run:
             if not strike(run, moment, results_of(build), before):
                 return False
