@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 from chained import whole
+from tests import packages
 
 from cxrmim.report import render, site
 from cxrmim.report.book import Book
@@ -17,6 +18,10 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 WIDTHS = (390, 1440)
 ATTACK = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"
 TABLE = "table.cells"
+
+
+def chromium() -> str | None:
+    return next(filter(None, map(shutil.which, NAMES)), None)
 
 
 @dataclass
@@ -49,9 +54,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        pytest.skip("no Chromium on this machine (apt install chromium)")
+    if (found := chromium()) is None:
+        try:
+            packages.install("chromium")
+        except packages.PackageError as error:
+            pytest.skip(f"no Chromium on this machine: {error}")
+        found = chromium()
     with playwright.sync_playwright() as driver:
         try:
             started = driver.chromium.launch(executable_path=found)

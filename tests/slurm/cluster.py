@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests import packages
+
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "squeue", "munged")
 MARK = "# written by cxrmim's tests/slurm/cluster.py, which removes it"
@@ -84,14 +86,10 @@ def install() -> None:
     """
     if all(map(shutil.which, PROGRAMS)):
         return
-    quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
-        result = subprocess.run(
-            ["apt-get", "-q", *command], env=quiet, capture_output=True, text=True, check=False
-        )
-        if result.returncode:
-            words = (result.stderr or result.stdout).strip().splitlines()[-1:]
-            raise ClusterError(f"apt-get {command[0]} failed: {' '.join(words)}")
+    try:
+        packages.install(*PACKAGES)
+    except packages.PackageError as error:
+        raise ClusterError(str(error)) from error
 
 
 def configuration(host: str) -> dict[str, str]:

@@ -1,0 +1,49 @@
+"""Debian packages that some tests need, installed where this user may."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+LOCK = Path(tempfile.gettempdir()) / "cxrmim-apt.lock"  # one at a time: the tests have workers
+QUIET = {"DEBIAN_FRONTEND": "noninteractive"}
+
+
+class PackageError(RuntimeError):
+    """Packages cannot be installed; in one line."""
+
+
+def refusal() -> str | None:
+    """Why nothing can be installed here, None where it can."""
+    if os.geteuid() != 0:
+        return "needs root"
+    if shutil.which("apt-get") is None:
+        return "apt-get is not here"
+    return None
+
+
+def install(*packages: str) -> None:
+    """Install packages.
+
+    Raises:
+        PackageError: not root, no apt-get, or it failed; with its last words.
+    """
+    if reason := refusal():
+        raise PackageError(f"{' '.join(packages)} cannot be installed: {reason}")
+    with LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
+            result = subprocess.run(
+                ["apt-get", "-q", *command],
+                env=os.environ | QUIET,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if result.returncode:
+                words = (result.stderr or result.stdout).strip().splitlines()[-1:]
+                raise PackageError(f"apt-get {command[0]} failed: {' '.join(words)}")

@@ -1,0 +1,54 @@
+"""Debian packages of the tests: who may install them, and what is said where nobody may."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+
+import pytest
+
+from tests import packages
+
+
+@pytest.fixture
+def apt(tmp_path, monkeypatch):
+    """An apt-get that notes its arguments and fails where it is told."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(packages, "LOCK", tmp_path / "lock")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    program = tmp_path / "apt-get"
+
+    def fails_on(word: str) -> None:
+        program.write_text(
+            f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n'
+            f'case "$2" in {word}) echo first >&2; echo E: no room >&2; exit 100;; esac\n'
+        )
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        try:
+            packages.install("one", "two")
+        finally:
+            fails_on.calls = (tmp_path / "calls").read_text().splitlines()
+
+    return fails_on
+
+
+def test_the_lists_come_first_and_no_more_than_is_asked_for(apt):
+    apt("nothing")
+    assert apt.calls == ["-q update", "-q install -y --no-install-recommends one two"]
+
+
+@pytest.mark.parametrize("word", ["update", "install"])
+def test_a_failure_is_told_in_its_last_words(apt, word):
+    with pytest.raises(packages.PackageError, match=f"apt-get {word} failed: E: no room$"):
+        apt(word)
+
+
+def test_it_says_who_may_not(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(packages.PackageError, match="x cannot be installed: apt-get is not here"):
+        packages.install("x")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(packages.PackageError, match="x cannot be installed: needs root"):
+        packages.install("x")
