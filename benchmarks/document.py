@@ -47,8 +47,9 @@ def section(found: dict[str, Any]) -> str:
         for row in tree["rows"]:
             texts = runner.cells(name, row)
             if row["why"]:
-                notes.append(row["why"])
-                texts[2] += f" ({len(notes)})"
+                if row["why"] not in notes:
+                    notes.append(row["why"])
+                texts[2] += f" ({notes.index(row['why']) + 1})"
             lines.append(texts)
     out = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     if notes:

@@ -156,11 +156,14 @@ def test_the_document_says_what_the_files_say():
 def test_a_table_has_each_row_its_reason_and_the_circumstances(tmp_path):
     tree = harness.merge({}, "cpu", {"demo": result(1.0)}, keep=False)
     missed = explained(measured("c", "%", [1.0], target=0), "because").tree()
-    tree["groups"]["cpu"]["demo"]["rows"].append(missed)
+    again = explained(measured("d", "%", [1.0], target=0), "because").tree()
+    tree["groups"]["cpu"]["demo"]["rows"] += [missed, again]
     (tmp_path / "x.json").write_text(json.dumps(tree), encoding="utf-8")
     text = document.tables(tmp_path)
     assert "| demo | a | 1 s |  |  |  |" in text
     assert "| demo | c | 1 % (1) |  | ≤ 0 % | no |" in text
+    assert "| demo | d | 1 % (1) |  | ≤ 0 % | no |" in text
+    assert text.count("because") == 1
     assert "\n1. because\n" in text
     assert "commit 012345678;" in text
     tree["groups"]["cpu"]["demo"]["uncommitted changes"] = True

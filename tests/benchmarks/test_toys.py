@@ -6,6 +6,7 @@ import importlib
 import math
 
 import pytest
+from benchmarks.pagecache import STAYS
 
 TARGETS = {  # what begins a row's words: target and bound
     "nih_table": {"manifest of NIH's": [(20, "<="), (1000, "<=")] * 2},
@@ -27,6 +28,8 @@ def test_a_toy_gives_all_rows(name):
     rows = importlib.import_module(f"benchmarks.{name}").measure(toy=True)
     assert len({row.what for row in rows}) == len(rows)
     for row in rows:
+        if row.why == STAYS:  # on a machine without a disk
+            continue
         assert row.value is not None
         assert math.isfinite(row.value)
         assert row.value >= 0
