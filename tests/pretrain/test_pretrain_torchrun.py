@@ -141,10 +141,13 @@ def test_parts_of_a_batch_make_up_the_batch(small, corpus):
 
 
 # A bias before BatchNorm has no gradient but rounding, which Adam turns into steps of the learning
-# rate's size. Batch statistics take it out again; the running ones of evaluation lag behind it.
-@pytest.mark.parametrize(("entry", "validation"), [("mae", 1e-5), ("mgca", 1e-3)])
-def test_two_processes_equal_one(small, corpus, entry, validation):
-    """The same losses within a share of 1e-5, step by step, and so the same weights."""
+# rate's size. Batch statistics take it out again; the running ones of evaluation lag behind it. And
+# a temperature divides similarities together with their rounding: 1.06e-5 was seen, by torch 2.11.
+@pytest.mark.parametrize(
+    ("entry", "share", "validation"), [("mae", 1e-5, 1e-5), ("mgca", 1e-4, 1e-3)]
+)
+def test_two_processes_equal_one(small, corpus, entry, share, validation):
+    """The same losses but for rounding, step by step, and so the same weights."""
     changes = {
         f"pretrain.methods.{entry}.stop": {"patience": 9},
         f"pretrain.methods.{entry}.epochs": 3,
@@ -160,9 +163,9 @@ def test_two_processes_equal_one(small, corpus, entry, validation):
     small(changes | TWO)
     launch("--checkpoint", unit)
     two, both = outcome(unit)
-    assert two["curve"] == pytest.approx(one["curve"], rel=1e-5)
+    assert two["curve"] == pytest.approx(one["curve"], rel=share)
     assert two["validation"] == pytest.approx(one["validation"], rel=validation)
-    assert two["losses"] == pytest.approx(one["losses"], rel=1e-5)
+    assert two["losses"] == pytest.approx(one["losses"], rel=share)
     assert {k: two[k] for k in ("steps", "images", "epochs")} == {
         k: one[k] for k in ("steps", "images", "epochs")
     }
