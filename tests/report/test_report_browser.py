@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 from chained import whole
-from tests import packages
+from tests.needs import PackageError, declined, install
 
 from cxrmim.report import render, site
 from cxrmim.report.book import Book
@@ -56,15 +56,15 @@ def folder(tmp_path_factory):
 def browser():
     if (found := chromium()) is None:
         try:
-            packages.install("chromium")
-        except packages.PackageError as error:
-            pytest.skip(f"no Chromium on this machine: {error}")
+            install("chromium")
+        except PackageError as error:
+            declined(f"no Chromium on this machine: {error}")
         found = chromium()
     with playwright.sync_playwright() as driver:
         try:
             started = driver.chromium.launch(executable_path=found)
         except playwright.Error as error:
-            pytest.skip(f"{found} does not start: {error.message.splitlines()[0]}")
+            declined(f"{found} does not start: {error.message.splitlines()[0]}")
         yield started
         started.close()
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests import packages
+from tests import needs
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "squeue", "munged")
@@ -87,8 +87,8 @@ def install() -> None:
     if all(map(shutil.which, PROGRAMS)):
         return
     try:
-        packages.install(*PACKAGES)
-    except packages.PackageError as error:
+        needs.install(*PACKAGES)
+    except needs.PackageError as error:
         raise ClusterError(str(error)) from error
 
 

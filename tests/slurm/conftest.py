@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 import yaml
 
+from tests.needs import declined
 from tests.slurm import checkout as checkouts
 from tests.slurm.cluster import Cluster, ClusterError
 from tests.slurm.cluster import cluster as started
@@ -17,13 +16,6 @@ from tests.slurm.runs import Run, Watched, call
 
 MINUTES, WARNED = 2, 5  # limit of the pretraining that is to hit it, and seconds before it
 STEPS, PAUSE = 300, 0.5  # more than the limit's
-
-
-def declined(reason: str) -> NoReturn:
-    """Skip what needs a cluster; in CI, where one is promised, fail."""
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")

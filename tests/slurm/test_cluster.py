@@ -8,7 +8,6 @@ import shutil
 import pytest
 
 from tests.slurm import cluster as module
-from tests.slurm.conftest import declined
 
 REAL = "ClusterName=real\n"
 
@@ -43,12 +42,3 @@ def test_it_says_what_is_lacking(elsewhere, monkeypatch):
     assert "needs the packages slurmctld slurmd" in str(module.missing())
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert module.missing() == "a Slurm cluster needs root"
-
-
-def test_no_cluster_is_a_failure_in_ci_alone(monkeypatch):
-    monkeypatch.delenv("CI", raising=False)
-    with pytest.raises(pytest.skip.Exception, match="no root"):
-        declined("no root")
-    monkeypatch.setenv("CI", "1")
-    with pytest.raises(pytest.fail.Exception, match="no root"):
-        declined("no root")
