@@ -183,10 +183,8 @@ def on_card(params: Params, entry: str, shards: Shards, size: Size, rates: list[
         bare = median(case.run(size.steps))
         case.training.loader = loader
         loaded.append(median(plain) / bare)
-        stayed = forget(shards)
-        mean = sum(case.run(size.steps)) / size.steps
-        if stayed <= pagecache.LITTLE:
-            dropped.append(mean / bare)
+        if forget(shards):
+            dropped.append(sum(case.run(size.steps)) / size.steps / bare)
         rates.append(rate)
         seconds += plain
         use += [useful / s / rate for s in plain]
@@ -285,8 +283,8 @@ def timed(work: Callable[[], None], times: int, device: torch.device) -> list[fl
     return [before.elapsed_time(after) / 1e3 for before, after in pairwise(events)]
 
 
-def forget(shards: Shards) -> float:
-    """Drop the images, first from this process's map, then from the cache; the share that stays."""
+def forget(shards: Shards) -> bool:
+    """Drop the images, first from this process's map, then from the cache; whether they went."""
     shards.images.base.madvise(mmap.MADV_DONTNEED)
     return pagecache.forget(shards.folder / "images.npy")
 

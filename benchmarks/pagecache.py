@@ -13,12 +13,12 @@ LITTLE = 0.01  # share of a file that may stay where it counts as dropped
 STAYS = "the images stay in memory when they are dropped: set TMPDIR to a folder on a disk"
 
 
-def forget(path: Path) -> float:
+def forget(path: Path) -> bool:
     """Drop a file from the page cache.
 
     Returns:
-        Share of its pages that are still in memory: all, for instance, on a file system that has
-        no disk (tmpfs); those that a process has mapped and touched.
+        Whether it went. Pages stay on a file system that has no disk (tmpfs), and where a process
+        has mapped and touched them.
 
     Raises:
         OSError: the file is empty or cannot be looked at.
@@ -26,7 +26,7 @@ def forget(path: Path) -> float:
     with path.open("rb") as file:
         os.fsync(file.fileno())  # pages that wait to be written stay
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    return resident(path)
+    return resident(path) <= LITTLE
 
 
 def resident(path: Path) -> float:

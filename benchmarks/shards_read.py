@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from benchmarks import runner
-from benchmarks.pagecache import LITTLE, STAYS, forget
+from benchmarks.pagecache import STAYS, forget
 from benchmarks.rows import Row, measured, not_measured
 from cxrmim import params as params_module
 from cxrmim.pretrain.parts import augment
@@ -38,7 +38,7 @@ def measure(toy: bool = False) -> list[Row]:
         gigabytes = (folder / "images.npy").stat().st_size / 1e9
         opening = [runner.cpu_seconds(lambda: open_shards(folder)) for _ in range(passes)]
         shards = open_shards(folder)
-        stayed = forget(folder / "images.npy")
+        gone = forget(folder / "images.npy")
         before = memory()
         cold = read(shards.images, wall=True)
         warm = [read(shards.images) for _ in range(passes)]
@@ -62,7 +62,7 @@ def measure(toy: bool = False) -> list[Row]:
             bound=">=",
             details={"official loader's best on another machine": OFFICIAL},
         ),
-        dropped(cold, stayed),
+        dropped(cold, gone),
         measured("memory that reading adds to the process", "MB", [after - before]),
         *augmented,
     ]
@@ -81,10 +81,10 @@ def write_store(folder: Path, count: int) -> None:
     seal(folder)
 
 
-def dropped(rate: float, stayed: float) -> Row:
+def dropped(rate: float, gone: bool) -> Row:
     """The rate from disk, if it is one."""
     what, unit = "the same by the clock, page cache dropped", "crops/s"
-    return measured(what, unit, [rate]) if stayed <= LITTLE else not_measured(what, unit, STAYS)
+    return measured(what, unit, [rate]) if gone else not_measured(what, unit, STAYS)
 
 
 def read(images: np.ndarray, wall: bool = False) -> float:
