@@ -1,6 +1,6 @@
 """Models of the blocks of params.yaml; `cxrmim.params` reads the file into them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
@@ -8,6 +8,8 @@ from cxrmim.plugins import Strict
 
 Tree = dict[str, Any]
 Scale = Literal["demo", "trend", "phantom", "paper"]
+Paper = Literal["medim", "cmitm"]  # each is also the entry of the paper's own method
+PAPERS: tuple[Paper, ...] = get_args(Paper)
 Unit = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
@@ -227,7 +229,7 @@ class Method(Strict):
     row's name.
     """
 
-    papers: list[Literal["medim", "cmitm"]] = ["medim", "cmitm"]
+    papers: list[Paper] = list(PAPERS)
     base: Name | None = None
     trains: bool = True
     init: str = "none"
@@ -319,6 +321,6 @@ class Cells(Strict):
 class Block(Strict):
     """What one table or figure needs: its rows are entries, or all methods of a paper."""
 
-    paper: Literal["medim", "cmitm"] | None = None
+    paper: Paper | None = None
     rows: list[Name] | Literal["methods"]
     cells: list[Cells]

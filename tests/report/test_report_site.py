@@ -24,7 +24,7 @@ from cxrmim.errors import CheckError
 from cxrmim.report import site
 from cxrmim.report.book import Book
 from cxrmim.report.lineage import Lineage
-from cxrmim.report.site import build, leads, public, traced
+from cxrmim.report.site import build, leads, public, start, traced
 from cxrmim.report.statistics import Comparison
 
 LARGEST = 1_500_000  # bytes of the pages of a scale, which git keeps
@@ -235,6 +235,34 @@ def test_trend_has_a_site_too(tmp_path) -> None:
         pages = site.pages(Book(world.params))
         assert list(pages) == site.names(world.params)
         assert "Trend: cost and gain" in pages[site.INDEX]
+
+
+@pytest.mark.parametrize("scale", ["demo", "trend"])
+def test_what_differs_from_the_papers_is_said_of_each_own_method(tmp_path, scale) -> None:
+    """No table of scale trend is of a paper, but it trains both methods, and small ones."""
+    with whole(tmp_path, scale) as world:
+        book = Book(world.params)
+        lineage = Lineage(book.params, book.records)
+        found = start.differing(book.params, lineage)
+        index = site.pages(book)[site.INDEX]
+        for name, unit in (("MedIM", "medim-s0"), ("CMITM", "cmitm-s0")):
+            assert len(found[name]) > 10
+            assert found[name] == lineage.differing("pretrain", unit)
+            assert f"{len(found[name])} parameters of {name}'s pretraining:" in index
+    assert "No parameter of" not in index
+
+
+def test_what_cannot_be_compared_is_not_called_equal(tmp_path, monkeypatch) -> None:
+    with whole(tmp_path) as world:
+        for told, words in [
+            (None, "MedIM's pretraining has none at the papers' scale to be compared with"),
+            ([], "No parameter of MedIM's pretraining: they are those of the papers' scale"),
+        ]:
+            monkeypatch.setattr(Lineage, "differing", lambda *_, told=told: told)
+            assert words in site.pages(Book(world.params))[site.INDEX]
+        monkeypatch.setattr(start, "PAPERS", ())
+        page = site.pages(Book(world.params))[site.INDEX]
+        assert "This scale trains neither paper's own method." in page
 
 
 def test_the_pages_fit_into_git(pages) -> None:

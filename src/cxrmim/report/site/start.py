@@ -7,6 +7,7 @@ from cxrmim.params import Params
 from cxrmim.report.layout import METHODS
 from cxrmim.report.lineage import Lineage
 from cxrmim.report.site.leads import LEVEL
+from cxrmim.schema import PAPERS
 
 if TYPE_CHECKING:
     from cxrmim.report.ledger import Line, Measured
@@ -14,20 +15,19 @@ if TYPE_CHECKING:
 Change = tuple[str, Any, Any]  # dotted key, value here, value at the papers' scale
 
 
-def differing(params: Params, lineage: Lineage) -> dict[str, list[Change]]:
+def differing(params: Params, lineage: Lineage) -> dict[str, list[Change] | None]:
     """Parameters of the papers' own methods that are others than at the papers' scale.
 
     Returns:
-        printed name of the method -> its changes, of those that the scale trains.
+        printed name of each such method that the scale trains -> its changes; None where there is
+        nothing to compare with.
     """
-    own = [block.paper for block in params.grid.values() if block.paper]
     trained = {item.entry: item.checkpoint for item in grid.pretrainings(params)}
-    found = {
+    return {
         METHODS[name]: lineage.differing("pretrain", trained[name])
-        for name in dict.fromkeys(own)
+        for name in PAPERS
         if name in trained
     }
-    return {name: changes for name, changes in found.items() if changes}
 
 
 def clear(lines: "list[Line]") -> "list[tuple[str, Measured]]":
