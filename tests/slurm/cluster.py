@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from tests import needs
@@ -160,7 +161,18 @@ class Cluster:
         _wait(lambda: bool(_say("scontrol", "ping").count("UP")), "slurmctld does not answer")
 
     def kill_controller(self) -> None:
-        """SIGKILL slurmctld, as a machine that is switched off does; the jobs run on."""
+        """SIGKILL slurmctld, as a machine that is switched off does; the jobs run on.
+
+        Not before it has written down that they run, which it does within five seconds of a start:
+        one that it remembers as pending is ended on its node once it is back.
+
+        Raises:
+            ClusterError: it does not write.
+        """
+        begun = [job["StartTime"] for job in self._told() if job.get("JobState") == "RUNNING"]
+        last = max((datetime.fromisoformat(each).timestamp() for each in begun), default=0.0)
+        state = BASE / "state/job_state"  # the start is told in whole seconds
+        _wait(lambda: state.stat().st_mtime >= last + 1, "slurmctld does not save its state")
         _end("slurmctld", signal.SIGKILL)
 
     def hold(self) -> None:
@@ -181,12 +193,15 @@ class Cluster:
         """Ids of the jobs that wait or run."""
         return _say("squeue", "-h", "-o", "%i").split()
 
-    @staticmethod
-    def jobs(folder: Path) -> list[dict[str, str]]:
+    @classmethod
+    def jobs(cls, folder: Path) -> list[dict[str, str]]:
         """What the controller tells of every job of a working directory, ended ones too."""
+        return [job for job in cls._told() if job.get("WorkDir") == str(folder)]
+
+    @staticmethod
+    def _told() -> list[dict[str, str]]:
         lines = _say("scontrol", "--oneliner", "show", "job").splitlines()
-        told = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in lines]
-        return [job for job in told if job.get("WorkDir") == str(folder)]
+        return [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in lines]
 
     @staticmethod
     def cancel(number: str) -> None:

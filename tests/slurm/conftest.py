@@ -15,7 +15,7 @@ from tests.slurm.cluster import cluster as started
 from tests.slurm.runs import Run, Watched, call
 
 MINUTES, WARNED = 2, 5  # limit of the pretraining that is to hit it, and seconds before it
-STEPS, PAUSE = 300, 0.5  # more than the limit's
+STEPS, PAUSE = 360, 0.5  # more than the limit, which Slurm looks after every half minute
 
 
 @pytest.fixture(scope="session")

@@ -160,7 +160,7 @@ def test_a_pretraining_over_its_time_goes_on_from_its_state(timed, tmp_path):
     """The warning made it save while it ran, the limit again; the next attempt lost nothing."""
     timed.must()
     states = timed.states("slow-s0")
-    assert states == ["TIMEOUT", "COMPLETED"]
+    assert states == ["TIMEOUT", "COMPLETED"], timed.slurm_logs
     log = timed.folder / "results/demo/artifacts/logs/pretrain/slow-s0.log"
     gone_on = re.search(r"going on from the state of step (\d+)", log.read_text("utf-8"))
     assert gone_on
