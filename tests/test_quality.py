@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 BIN = Path(sys.executable).parent
 COMMANDS = {
@@ -24,3 +25,8 @@ def test_clean(repo, name):
     command = [str(BIN / program), *arguments]
     out = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=False)
     assert out.returncode == 0, out.stdout + out.stderr
+
+
+def test_no_example_fails_because_a_machine_is_slow():
+    assert settings.default.deadline is None
+    assert HealthCheck.too_slow in settings.default.suppress_health_check

@@ -50,7 +50,7 @@ def test_accuracy_is_that_of_scikit_learn() -> None:
     assert list(found["per_class"].values()) == pytest.approx(recalls, abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     truth=arrays(np.bool_, 12).filter(lambda t: t.any() and not t.all()),
     score=arrays(np.int64, 12, elements=st.integers(-50, 50)),
@@ -182,7 +182,7 @@ def test_dice_is_the_f1_score_of_pixels() -> None:
     assert dice(predicted, truth, "one")["value"] == pytest.approx(np.mean(each), abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     truth=arrays(np.bool_, (3, 4, 4)),
     predicted=arrays(np.bool_, (3, 4, 4)),
@@ -238,7 +238,7 @@ def test_recall_with_several_own_candidates_is_hypergeometric() -> None:
         assert found[0] == pytest.approx(want, abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     above=st.integers(0, 3), tied=st.integers(0, 3), own=st.integers(1, 3), below=st.integers(0, 2)
 )

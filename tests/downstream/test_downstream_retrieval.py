@@ -66,7 +66,7 @@ def test_standing_is_that_of_brute_force(duplicates: str, block: int) -> None:
     agree(found, brute(image, text, which, duplicates))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     image=arrays(np.float32, (9, 3), elements=st.integers(-2, 2)),
     text=arrays(np.float32, (5, 3), elements=st.integers(-2, 2)),

@@ -281,7 +281,7 @@ PIECES = st.sampled_from([*WORDS, *LINES])
 @given(st.lists(PIECES, max_size=30).map("".join))
 @example("\n FINDINGS: a\n IMPRESSION: b")
 @example("\n  : x")
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_sections_follow_the_slow_reference(report):
     found = split(report)
     assert found == slow_split(report)

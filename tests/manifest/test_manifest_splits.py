@@ -79,7 +79,7 @@ def test_weights_that_are_none(weights):
     weights=st.lists(st.integers(0, 10), min_size=3, max_size=3).filter(any),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_units_are_disjoint_and_near_the_wanted_shares(counts, weights, seed):
     units = pd.Series(np.repeat([f"p{i}" for i in range(len(counts))], counts))
     order = np.random.default_rng(seed).permutation(len(units))
@@ -101,7 +101,7 @@ def test_any_units_are_disjoint_and_near_the_wanted_shares(counts, weights, seed
     weights=st.lists(st.floats(0.2, 1), min_size=3, max_size=3),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_units_of_equal_size_miss_the_share_by_less_than_one_and_a_half(
     number, each, weights, seed
 ):
@@ -137,7 +137,7 @@ def test_balancing_keeps_all_positives_and_as_many_negatives():
     nested=st.booleans(),
     seed=st.integers(0, 50),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_subsets_hold_positives_and_negatives_of_every_class(
     n, classes, share, least, nested, seed
 ):
@@ -158,7 +158,7 @@ def test_subsets_hold_positives_and_negatives_of_every_class(
 
 
 @given(classes=st.integers(2, 6), n=st.integers(30, 300), seed=st.integers(0, 50))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_subset_of_a_multiclass_set_holds_every_class(classes, n, seed):
     rng = np.random.default_rng(seed)
     # The last classes are rare: one image each.
@@ -174,7 +174,7 @@ def test_a_subset_of_a_multiclass_set_holds_every_class(classes, n, seed):
 
 
 @given(seed=st.integers(0, 100), nested=st.booleans())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_order_of_rows_does_not_decide_a_subset(seed, nested):
     frame = table(np.random.default_rng(0).random((200, 2)) < 0.2)
     order = np.random.default_rng(seed).permutation(len(frame))

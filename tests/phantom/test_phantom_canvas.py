@@ -16,7 +16,7 @@ PLACES = st.floats(-0.6, 0.6)
 RADII = st.floats(0.01, 0.4)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(x=PLACES, y=PLACES, rx=RADII, ry=RADII, tilt=st.floats(-2, 2), soft=st.floats(0.005, 0.1))
 def test_an_ellipse_is_the_formula_everywhere(x, y, rx, ry, tilt, soft):
     grid = make_grid(50, SHOT)

@@ -49,7 +49,7 @@ def test_contrast():
     same(losses.contrast(a, b, 0.07), slow.contrast(a, b, 0.07), a, b)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 99))
 def test_shares_of_a_contrast_average_to_the_joined_one(size, each, seed):
     """Each process sees all rows, in rank order, and scores its own."""
@@ -108,7 +108,7 @@ def test_importance_of_nothing_is_zero_and_finite():
 rows_of_numbers = st.lists(st.floats(0.01, 1.0), min_size=1, max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows_of_numbers, st.integers(0, 5), st.floats(0.1, 50.0), st.randoms(use_true_random=False))
 def test_importance_sums_to_one_and_follows_order_scale_and_padding(values, extra, scale, random):
     row = torch.tensor([values], dtype=torch.float64)
@@ -180,7 +180,7 @@ def test_align_of_a_report_without_words_is_finite(pads):
     assert loss.isfinite() and all(g.isfinite().all() for g in grads)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 5), min_size=2, max_size=5), st.integers(0, 4), st.integers(0, 99))
 def test_padding_order_and_scale_never_change_the_local_loss(counts, extra, seed):
     """More empty slots, pairs, words or patches in another order, attention times a number."""
@@ -220,7 +220,7 @@ def test_sinkhorn_and_swap(shape):
     same(losses.swap(a, b, 0.2, 0.05, 3), slow.swap(a, b, 0.2, 0.05, 3), a, b)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 8), st.integers(2, 8), st.integers(1, 5), st.integers(0, 99))
 def test_rows_of_a_plan_sum_to_one_and_follow_the_order(rows, columns, rounds, seed):
     scores = uniform(rows, columns, seed=seed) * 2 - 1
@@ -239,7 +239,7 @@ def test_many_rounds_give_every_prototype_its_share():
     torch.testing.assert_close(codes.sum(0), torch.full((4,), 3.0).double())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(2, 7), st.integers(0, 99))
 def test_order_of_pairs_and_prototypes_never_changes_contrast_and_swap(rows, seed):
     a, b = units(rows, 6, seed=seed), units(rows, 6, seed=seed + 1)

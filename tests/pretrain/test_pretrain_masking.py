@@ -16,7 +16,7 @@ def noise(rows, tokens, seed=0):
     return torch.rand(rows, tokens, generator=torch.Generator().manual_seed(seed))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.5]), min_size=1, max_size=30),
     st.floats(0, 1),
@@ -67,7 +67,7 @@ def test_a_report_without_mesh_words(mode, empty, want):
         assert not torch.equal(mask[1], mask[2])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 40),
     st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]),
@@ -87,7 +87,7 @@ def test_masks_have_exact_counts_and_follow_order_and_scale(tokens, ratio, mode,
     assert torch.equal(turned, mask[order])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.5]), min_size=2, max_size=40),
     st.sampled_from([0.25, 0.5, 0.75]),
@@ -108,7 +108,7 @@ def test_diverse_draws_other_tokens_for_other_noise():
     assert not torch.equal(one, two)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=5), min_size=1, max_size=4),
     st.integers(1, 5),

@@ -275,7 +275,7 @@ def start(unit, *options):
 
 def test_a_process_that_is_killed_twice_ends_with_the_same_bytes(small, corpus):
     """SIGTERM, then SIGKILL, then to the end."""
-    corpus(small(EVERY | {"pretrain.methods.mae.epochs": 25}))
+    corpus(small(EVERY | {"pretrain.methods.mae.epochs": 50}))
     assert start("mae-s0").wait() == 0
     whole = results("mae-s0")
     PATHS.checkpoint("mae-s0").unlink()

@@ -185,7 +185,7 @@ def test_the_number_of_processes_is_that_of_params(small, corpus, capsys):
 
 
 def test_two_processes_stop_at_a_signal_and_go_on_from_one_state(small, corpus):
-    changes = {"pretrain.methods.mae.epochs": 15, "pretrain.save": {"minutes": 0, "keep": 2}}
+    changes = {"pretrain.methods.mae.epochs": 30, "pretrain.save": {"minutes": 0, "keep": 2}}
     corpus(small(changes | TWO))
     launch("--checkpoint", "mae-s0")
     whole = PATHS.checkpoint("mae-s0").read_bytes()

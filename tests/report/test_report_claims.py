@@ -351,7 +351,6 @@ def test_support_needs_every_comparison_and_contradiction_one() -> None:
     assert verdicts == ["supported", "undecided", "contradicted", "contradicted"]
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.floats(1e-6, 1 - 1e-6), min_size=1, max_size=5), max_size=6))
 def test_rulings_are_consistent(ps) -> None:
     for ruling, claim in zip(claims_rule.rule([known(*p) for p in ps]), ps, strict=True):
@@ -384,7 +383,7 @@ OPEN = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(st.lists(OPEN, min_size=1, max_size=4), st.floats(1e-4, 0.02), st.booleans())
 def test_the_need_put_back_decides_and_one_less_does_not(parts, level, negative) -> None:
     sign = -1 if negative else 1

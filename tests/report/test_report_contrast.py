@@ -83,7 +83,7 @@ def slow(terms: Sequence[tuple[float, cells.Cell]], constant: float = 0.0) -> di
 COEFFICIENTS = st.sampled_from([-2.0, -1.0, -0.5, 0.5, 1.0, 2.0])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(COEFFICIENTS, st.integers(0, 10**6), st.booleans()),
@@ -151,7 +151,7 @@ def test_pairing_removes_what_is_common_to_a_test_set() -> None:
     assert found.images < 0.01 * statistics.contrast([(1.0, left)]).images
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.floats(0.01, 5), st.floats(-0.1, 0.1))
 def test_sign_and_size_of_the_coefficients(seed, factor, shift) -> None:
     pair = [cell(name, invented(seed + at, 3), column("d")) for at, name in enumerate("ab")]

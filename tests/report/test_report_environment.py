@@ -152,7 +152,8 @@ def test_what_differs_is_a_group_of_its_own(files, what):
 
 
 @settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=15,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
 def test_counts_costs_and_days_are_conserved(files, data):

@@ -42,7 +42,6 @@ def test_holm_by_hand(p, expected) -> None:
     assert statistics.holm(np.array(p)) == pytest.approx(expected)
 
 
-@settings(deadline=None)
 @given(PS)
 def test_holm_is_the_level_at_which_a_hypothesis_falls(p) -> None:
     for at, level in enumerate(statistics.holm(np.array(p))):
@@ -51,7 +50,6 @@ def test_holm_is_the_level_at_which_a_hypothesis_falls(p) -> None:
         assert not falls(p, at, level * (1 - 1e-9))
 
 
-@settings(deadline=None)
 @given(PS)
 def test_holm_only_raises_and_keeps_the_order(p) -> None:
     found = statistics.holm(np.array(p))
@@ -126,7 +124,6 @@ def test_p_without_variance_and_far_out(difference, images, p) -> None:
     assert p_of(difference, images, 0.0, 3) == pytest.approx(p, rel=1e-12)
 
 
-@settings(deadline=None)
 @given(
     st.floats(-1, 1), st.floats(0, 0.01), st.floats(0, 0.01), st.integers(1, 5), st.integers(2, 99)
 )
@@ -159,7 +156,6 @@ def test_equal_methods_differ_about_as_often_as_p_says() -> None:
 # intervals
 
 
-@settings(deadline=None)
 @given(st.integers(1, 3), st.integers(2, 30), st.data())
 def test_interval_by_sorting(runs, draws, data) -> None:
     replicates = data.draw(st.lists(st.lists(SHARES, min_size=draws, max_size=draws),
@@ -177,7 +173,7 @@ def test_interval_by_sorting(runs, draws, data) -> None:
     assert low - 1e-12 <= float(np.median(means)) <= high + 1e-12
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6), st.floats(0.02, 0.98))
 def test_interval_of_a_bootstrap_holds_the_mean_of_its_replicates(seed, share) -> None:
     rng = np.random.default_rng(seed)
@@ -190,7 +186,7 @@ def test_interval_of_a_bootstrap_holds_the_mean_of_its_replicates(seed, share) -
 # pairs
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_swapping_rows_flips_the_sign_and_leaves_p(data) -> None:
     def cell(row: str, column) -> cells.Cell:

@@ -85,7 +85,7 @@ def test_a_broken_file_is_a_typed_fault_without_content(content, reason):
 
 
 @given(st.integers(0, 10**6), st.sampled_from(["PNG", "JPEG", "DICOM"]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_damage_is_worse_than_a_fault(seed, kind):
     """Whatever bytes are changed: an array comes out, or the one kind of error."""
     rng = np.random.default_rng(seed)

@@ -110,7 +110,7 @@ def test_stretching_degenerate_values():
 
 
 @given(st.lists(st.integers(0, 65535), min_size=1, max_size=30))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_stretching_by_table_is_the_rule_itself(values):
     raw = np.array([values], dtype=np.uint16)
     top = max(values) or 1
@@ -133,7 +133,7 @@ def covered(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     shrink=st.tuples(st.floats(0.02, 1), st.floats(0.02, 1)),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_area_averaging_is_exact(shape, shrink, seed):
     pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
     height, width = (max(1, int(n * s)) for n, s in zip(shape, shrink, strict=True))

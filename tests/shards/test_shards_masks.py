@@ -41,7 +41,7 @@ def test_a_bad_mask_is_a_typed_fault(code, reason):
 
 
 @given(seed=st.integers(0, 999), height=st.integers(1, 12), width=st.integers(1, 12))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_masks_come_back_from_their_code(seed, height, width):
     mask = np.random.default_rng(seed).random((height, width)) < 0.4
     flat = np.concatenate([[False], mask.T.ravel(), [False]])

@@ -113,7 +113,7 @@ def test_checksums_that_are_missing_or_damaged(built, text):
     count=st.integers(1, 5),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_masks_come_back_from_their_bits(side, count, seed):
     rng = np.random.default_rng(seed)
     covered = rng.integers(0, 256, (count, side, side), dtype=np.uint8)

@@ -143,7 +143,7 @@ LONG = "Heart and lungs ok. " * 75 + "___ end of it"
 @example(text=LONG, length=400, poor=True)
 @example(text="a " * 110 + "left", length=112, poor=False)  # the last word is cut
 @example(text="a " * 109 + "left", length=112, poor=True)  # it just fits
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_every_token_belongs_to_its_word(text, length, poor):
     """Ids, words, sentences, flags and counts against BERT's tokens of the joined caption."""
     wordpiece = POOR if poor else TRAINED
@@ -281,7 +281,7 @@ def raw(text: str, length: int):
 @example(
     text=" FINAL REPORT\n EXAMINATION:  CHEST (PA AND LAT)\n \n Größe 2.5cm // ___F\n", length=100
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_whole_reports_are_those_of_the_official_loader(text, length):
     assume(not any(token in text for token in tokenizer.RAW_SPECIAL))
     encoding, found = raw(text, length)

@@ -62,7 +62,7 @@ def test_the_raw_vocabulary_learns_ascii_words_only():
 
 
 @given(st.text(alphabet=st.characters(min_codepoint=33, max_codepoint=126), max_size=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_raw_vocabulary_spells_everything_in_ascii(text):
     form = tokenizer.train_raw([], 200)
     assert "[UNK]" not in form.encode(text, add_special_tokens=False).tokens
