@@ -10,8 +10,10 @@ times; the first turn of each method is dropped. Each turn gives
     ratio = useful FLOPs of a step / CPU seconds of the step / FLOPs a CPU second of the product
 
 and the row has their median. What the definition does not need is what torch.utils.flop_counter
-counts of a step beyond the formula, as a share of it. Seconds stand beside those of the official
-code on another machine, for orientation. A toy takes scale demo and small matrices.
+counts of a step beyond the formula, as a share of it. The formula takes whole layers; how much of
+them no loss reads is told by the gradient (benchmarks/unread.py), on reports of equal length, so
+that no padding is among it. Seconds stand beside those of the official code on another machine, for
+orientation. A toy takes scale demo and small matrices.
 """
 
 import time
@@ -22,7 +24,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import flops, runner
+from benchmarks import flops, runner, unread
 from benchmarks.rows import Row, explained, measured
 from cxrmim import params as params_module
 from cxrmim.params import Params
@@ -56,7 +58,7 @@ def measure(toy: bool = False) -> list[Row]:
         job, turns = Job(params, entry, BATCH["cpu"], "cpu"), []
         for _ in range(WARM + steps):
             turns.append((product.rate(), timed(job.step, "cpu")))
-        out += rows(entry, job, turns[WARM:])
+        out += [*rows(entry, job, turns[WARM:]), unread_row(params, entry)]
     return out
 
 
@@ -110,10 +112,29 @@ def rows(entry: str, job: "Job", turns: list[tuple[float, float]]) -> list[Row]:
     ]
 
 
+def unread_row(params: Params, entry: str) -> Row:
+    """What a method computes and no loss reads, without padding."""
+    job = Job(params, entry, BATCH["cpu"], "cpu", even=True)
+    watch = unread.watched(job.loss)
+    needed = sum(flops.needed(job.method, job.batch).values())
+    found = watch.unread
+    return measured(
+        f"{ENTRIES[entry]} step: FLOPs of rows that no loss reads, of those it needs",
+        "%",
+        [100 * sum(found.values()) / needed],
+        details={
+            "GFLOP in all layers": round(watch.flops / 1e9, 3),
+            "GFLOP that no loss reads": {k: round(n / 1e9, 3) for k, n in found.items()},
+        },
+    )
+
+
 class Job:
     """A method, its optimiser, and one batch that every step takes."""
 
-    def __init__(self, params: Params, entry: str, batch: int, device: str) -> None:
+    def __init__(
+        self, params: Params, entry: str, batch: int, device: str, *, even: bool = False
+    ) -> None:
         optim = params.pretraining(entry)[1].optim
         if optim is None:
             raise ValueError(f"{entry}: is not trained")
@@ -121,7 +142,7 @@ class Job:
         self.device = device
         self.method: Method = weights.build_method(params, entry, stored).to(device).train()
         self.optimiser = build_optimiser(self.method, optim)
-        self.batch = make_batch(self.method, stored, batch, device)
+        self.batch = make_batch(self.method, stored, batch, device, even=even)
 
     def loss(self) -> torch.Tensor:
         """Forward and backward."""
@@ -152,10 +173,22 @@ def stored_text(params: Params) -> Stored:
     )
 
 
-def make_batch(method: Method, stored: Stored, size: int, device: str) -> Batch:
-    """Noise images and random reports of usual lengths, as the loader hands them over."""
+def make_batch(
+    method: Method, stored: Stored, size: int, device: str, *, even: bool = False
+) -> Batch:
+    """Noise images and random reports of usual lengths, as the loader hands them over.
+
+    Args:
+        method: what it needs is made.
+        stored: as reports are stored.
+        size: B.
+        device: of the batch.
+        even: whether all reports are as long as the longest.
+    """
     rng = np.random.default_rng(0)
     lengths = np.exp(rng.normal(np.log(MEDIAN), SPREAD, size)).round().astype(np.int64)
+    if even:
+        lengths[:] = lengths.max()
     side = method.crop
     image = torch.randn(size, 1, side, side, device=device).expand(-1, 3, -1, -1)
     rows = np.arange(size)
