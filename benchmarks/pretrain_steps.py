@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import flops, runner, unread
 from benchmarks.rows import Row, explained, measured
+from cxrmim import job as job_module
 from cxrmim import params as params_module
 from cxrmim.params import Params
 from cxrmim.pretrain import weights
@@ -49,6 +50,7 @@ EPOCH = 1  # after the one in which prototypes stand still
 
 def measure(toy: bool = False) -> list[Row]:
     """Ratio, needless FLOPs and seconds of each method."""
+    job_module.keep_freed_memory()  # as a training's job does
     torch.set_num_threads(1)
     torch.manual_seed(0)
     params = params_module.load(runner.REPO / "params.yaml", "demo" if toy else "paper")
