@@ -47,7 +47,7 @@ from benchmarks import corpus, flops, pagecache, runner
 from benchmarks.pretrain_steps import ENTRIES, Product
 from benchmarks.rows import Row, measured, not_measured
 from benchmarks.waits import waits
-from cxrmim import grid
+from cxrmim import grid, job
 from cxrmim import params as params_module
 from cxrmim.params import Params
 from cxrmim.pretrain import data, loop
@@ -79,6 +79,7 @@ TOY = Size("demo", 4, 1, 2, 1, 64, "eager")
 
 def measure(toy: bool = False) -> list[Row]:
     """Rows of the card, and of the host that serves it."""
+    job.keep_freed_memory()  # as a training's job does
     torch.set_num_threads(1)
     size = TOY if toy else PAPER
     here = toy or torch.cuda.is_available()

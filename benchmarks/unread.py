@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-PASSES = 3  # forward, and twice that backward: zeros are multiplied like other numbers
+from benchmarks.flops import TRAINED
 
 
 @dataclass
@@ -85,14 +85,17 @@ class Watch(TorchFunctionMode):
     @property
     def flops(self) -> float:
         """Of forward and backward, of all layers."""
-        return sum(PASSES * layer.flops for layer in self.layers)
+        return sum(TRAINED * layer.flops for layer in self.layers)
 
     @property
     def unread(self) -> dict[str, float]:
-        """FLOPs of forward and backward of rows that no loss reads, by layer, the most first."""
+        """FLOPs of forward and backward of rows that no loss reads, by layer, the most first.
+
+        Backward is counted whole: zeros are multiplied like other numbers.
+        """
         found: defaultdict[str, float] = defaultdict(float)
         for layer in self.layers:
-            found[layer.name] += PASSES * layer.flops * layer.unread
+            found[layer.name] += TRAINED * layer.flops * layer.unread
         most = sorted(found.items(), key=lambda pair: -pair[1])
         return {name: flops for name, flops in most if flops}
 

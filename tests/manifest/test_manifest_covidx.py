@@ -239,7 +239,10 @@ def test_blanks_may_stand_around_and_in_names(layout, line, name):
 @given(lines=st.lists(st.binary(max_size=40), min_size=1, max_size=4))
 @settings(
     max_examples=60,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    suppress_health_check=[
+        *settings.default.suppress_health_check,
+        HealthCheck.function_scoped_fixture,
+    ],
 )
 def test_whatever_a_line_holds_it_is_kept_or_counted(layout, tmp_path, lines):
     layout.write()

@@ -64,7 +64,10 @@ def test_a_list_is_read_in_whichever_way_it_was_saved(tmp_path, text):
 )
 @settings(
     max_examples=60,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    suppress_health_check=[
+        *settings.default.suppress_health_check,
+        HealthCheck.function_scoped_fixture,
+    ],
 )
 def test_what_is_written_is_read(tmp_path, rows, between, end, mark):
     text = mark + "".join(between.join([name, *bits]) + end for name, bits in rows)

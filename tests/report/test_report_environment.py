@@ -153,7 +153,10 @@ def test_what_differs_is_a_group_of_its_own(files, what):
 
 @settings(
     max_examples=15,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    suppress_health_check=[
+        *settings.default.suppress_health_check,
+        HealthCheck.function_scoped_fixture,
+    ],
 )
 @given(data=st.data())
 def test_counts_costs_and_days_are_conserved(files, data):

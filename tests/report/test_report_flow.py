@@ -130,7 +130,10 @@ def test_subsets_stand_in_order_and_by_seed(world):
 
 @settings(
     max_examples=20,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    suppress_health_check=[
+        *settings.default.suppress_health_check,
+        HealthCheck.function_scoped_fixture,
+    ],
 )
 @given(
     changes=st.dictionaries(st.sampled_from(REASONS), st.integers(-20, 90)),

@@ -172,7 +172,10 @@ class Cluster:
         begun = [job["StartTime"] for job in self._told() if job.get("JobState") == "RUNNING"]
         last = max((datetime.fromisoformat(each).timestamp() for each in begun), default=0.0)
         state = BASE / "state/job_state"  # the start is told in whole seconds
-        _wait(lambda: state.stat().st_mtime >= last + 1, "slurmctld does not save its state")
+        _wait(
+            lambda: state.exists() and state.stat().st_mtime >= last + 1,
+            "slurmctld does not save its state",
+        )
         _end("slurmctld", signal.SIGKILL)
 
     def hold(self) -> None:
